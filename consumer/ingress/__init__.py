@@ -1,0 +1,1 @@
+"""Ways in: every kind of notification ends as one normalized key event."""
