@@ -2,9 +2,8 @@
 
 import re
 
-from feeders.streams import StreamId
-
 from consumer.events import Identity
+from feeders.streams import StreamId
 
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -97,5 +96,5 @@ def commit_subject(namespace: str, stream_id: StreamId | None) -> str:
 
 
 def subscription_name(stream_id: StreamId | None) -> str:
-    """Return the name of the durable subscription to a stream's keys; "." can't stand in it, and "==" in no token."""
+    """Return the name of the durable subscription to a stream's keys: no "." may stand in it."""
     return "keys==" + stream_tokens(stream_id).replace(".", "==")

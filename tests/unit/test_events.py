@@ -1,0 +1,225 @@
+"""The key event: strict reading, one identity for one object version, reversible subjects."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.errors import BadKeyEvent
+from consumer.events import KeyEvent, Replay
+from consumer.subjects import (
+    check_namespace,
+    decode_token,
+    encode_token,
+    key_subject,
+    parse_key_subject,
+    subscription_name,
+)
+from feeders.streams import StreamId
+
+EVENT = KeyEvent(
+    event="created",
+    bucket="landing",
+    key="raw/shopify/orders/part 1+é.parquet",
+    etag="cabe45dcc9ae5b66ba86600cca6b8ba8",
+    size=1000,
+    mtime=1795370112.25,
+    version_id=None,
+    found_by="filer_tail",
+    sent_at=datetime(2026, 11, 22, 17, 55, 12, 149000, tzinfo=UTC),
+)
+
+_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=200)
+_events = st.builds(
+    KeyEvent,
+    event=st.sampled_from(["created", "removed"]),
+    bucket=_text.filter(lambda text: "/" not in text and len(text.encode()) <= 255),
+    key=_text.filter(lambda text: len(text.encode()) <= 1024),
+    etag=st.none() | _text,
+    size=st.none() | st.integers(0, 2**63 - 1),
+    mtime=st.none() | st.floats(0, 253_402_300_799),
+    version_id=st.none() | _text,
+    found_by=st.sampled_from(["sweep", "replay"]),
+    sent_at=st.datetimes(timezones=st.just(UTC)),
+    replay=st.none() | st.builds(Replay, by=_text, reason=_text),
+)
+
+
+@given(_events)
+def test_what_is_written_is_read(event: KeyEvent) -> None:
+    assert KeyEvent.from_json(event.to_json()) == event
+
+
+def test_the_document_is_the_frozen_form() -> None:
+    assert json.loads(EVENT.to_json()) == {
+        "schema": "lotus-lake.key/1",
+        "event": "created",
+        "bucket": "landing",
+        "key": "raw/shopify/orders/part 1+é.parquet",
+        "etag": "cabe45dcc9ae5b66ba86600cca6b8ba8",
+        "size": 1000,
+        "mtime": 1795370112.25,
+        "version_id": None,
+        "found_by": "filer_tail",
+        "sent_at": "2026-11-22T17:55:12.149000Z",
+    }
+
+
+def _changed(**fields: object) -> bytes:
+    return json.dumps({**json.loads(EVENT.to_json()), **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("payload", "names"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON at character"),
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"[]", "expected a JSON object, found a list"),
+        (b"[" * 60_000, "not JSON"),
+        (b'{"a":1,"a":2}', "stands twice"),
+        (b" " * 65_537, "65,537 bytes, expected at most 65,536"),
+        (b"{}", "schema: expected \"lotus-lake.key/1\", found 'none'"),
+        (b'{"schema":"lotus-lake.key/1"}', "event: missing"),
+        (b'{"size":' + b"9" * 5000 + b"}", "not JSON"),
+        (_changed(schema="lotus-lake.key/2"), "schema"),
+        (_changed(colour="red"), "'colour': unknown field"),
+        (_changed(event="touched"), "event: expected"),
+        (_changed(bucket=""), "bucket: expected 1 to 255 bytes"),
+        (_changed(bucket="a/b"), 'bucket: a bucket name holds no "/"'),
+        (_changed(bucket=None), "bucket: expected a text, found a NoneType"),
+        (_changed(key="k" * 1025), "key: expected 1 to 1,024 bytes of UTF-8, found 1,025"),
+        (_changed(key="é" * 513), "key: expected 1 to 1,024 bytes of UTF-8, found 1,026"),
+        (_changed(key="a\0b"), "key: holds a NUL"),
+        (_changed(key="\ud800"), "key: is not valid UTF-8"),
+        (_changed(etag=5), "etag: expected a text, found 5"),
+        (_changed(etag=""), "etag: expected 1 to"),
+        (_changed(size=-1), "size: expected bytes"),
+        (_changed(size=True), "size: expected a whole number or null, found True"),
+        (_changed(size=1.0), "size: expected a whole number or null, found a float"),
+        (_changed(mtime="now"), "mtime: expected seconds"),
+        (_changed(mtime=10**400), "mtime: expected seconds"),
+        (_changed(mtime=float("nan")), "NaN is not JSON"),
+        (_changed(mtime=-1), "mtime: expected seconds"),
+        (_changed(sent_at="2026-11-22T17:55:12"), "sent_at: expected an RFC 3339 time"),
+        (_changed(sent_at="2026-11-31T17:55:12Z"), "sent_at: no such time"),
+        (_changed(sent_at="20261122T175512Z"), "sent_at: expected an RFC 3339 time"),
+        (_changed(found_by=""), "found_by"),
+        (_changed(replay=None), "replay: expected an object"),
+        (_changed(replay={"by": "ann"}), "replay: expected exactly"),
+        (_changed(replay={"by": "ann", "reason": 3}), "reason: expected a text"),
+    ],
+)
+def test_anything_else_is_refused_in_one_short_line(payload: bytes, names: str) -> None:
+    with pytest.raises(BadKeyEvent) as refusal:
+        KeyEvent.from_json(payload)
+    assert names in str(refusal.value)
+    assert len(str(refusal.value)) < 200
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_huge_value_is_not_quoted() -> None:
+    with pytest.raises(BadKeyEvent) as refusal:
+        KeyEvent.from_json(_changed(event="x" * 50_000))
+    assert len(str(refusal.value)) < 200
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_refused(payload: bytes) -> None:
+    with pytest.raises(BadKeyEvent):
+        KeyEvent.from_json(payload)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2026-11-22T17:55:12Z", datetime(2026, 11, 22, 17, 55, 12, tzinfo=UTC)),
+        ("2026-11-22t17:55:12.1z", datetime(2026, 11, 22, 17, 55, 12, 100_000, tzinfo=UTC)),
+        ("2026-11-22T18:55:12.123456789+01:00", datetime(2026, 11, 22, 17, 55, 12, 123_456, tzinfo=UTC)),
+    ],
+)
+def test_times_of_other_writers(written: str, read: datetime) -> None:
+    assert KeyEvent.from_json(_changed(sent_at=written)).sent_at == read
+
+
+def test_the_identity_is_of_the_object_version_only() -> None:
+    same = [
+        replace(EVENT, found_by="sweep"),
+        replace(EVENT, sent_at=datetime(2027, 1, 1, tzinfo=UTC)),
+        replace(EVENT, replay=Replay(by="ann", reason="again")),
+        replace(EVENT, mtime=1795370112.0),  # S3 listings have whole seconds
+        replace(EVENT, mtime=1795370112.999),
+    ]
+    others = [
+        replace(EVENT, event="removed"),
+        replace(EVENT, bucket="landin"),
+        replace(EVENT, key="graw/shopify/orders/part 1+é.parquet"),
+        replace(EVENT, etag=None),
+        replace(EVENT, size=None),
+        replace(EVENT, size=0),
+        replace(EVENT, mtime=None),
+        replace(EVENT, mtime=1795370113.0),
+        replace(EVENT, version_id="v1"),
+    ]
+    assert {event.identity() for event in same} == {EVENT.identity()}
+    assert len({event.identity() for event in [EVENT, *others]}) == len(others) + 1
+
+
+def test_fields_never_run_into_each_other() -> None:
+    one = replace(EVENT, version_id="ab", etag=None)
+    other = replace(EVENT, version_id=None, etag="ab")
+    assert one.identity() != other.identity()
+
+
+@given(_events, _events)
+def test_two_versions_have_two_identities(one: KeyEvent, other: KeyEvent) -> None:
+    def fields(event: KeyEvent) -> tuple[object, ...]:
+        whole = None if event.mtime is None else int(event.mtime)
+        return (event.event, event.bucket, event.key, event.etag, event.size, whole, event.version_id)
+
+    assert (fields(one) == fields(other)) == (one.identity() == other.identity())
+
+
+@given(_text, _text)
+def test_a_subject_is_read_back(source: str, stream: str) -> None:
+    stream_id = StreamId(source=source, stream=stream)
+    subject = key_subject("lake", stream_id, EVENT.identity())
+    tokens = subject.split(".")
+    assert len(tokens) == 5
+    assert not any(character in subject for character in " *>\t\r\n/\\")
+    assert parse_key_subject("lake", subject) == (stream_id, EVENT.identity())
+
+
+def test_subjects_of_ordinary_and_odd_names() -> None:
+    identity = EVENT.identity()
+    assert key_subject("lake", StreamId(source="shopify", stream="order_lines-2"), identity) == (
+        f"lake.keys.shopify.order_lines-2.{identity}"
+    )
+    assert key_subject("lake", None, identity) == f"lake.keys._unrouted._.{identity}"
+    assert parse_key_subject("lake", f"lake.keys._unrouted._.{identity}") == (None, identity)
+    assert encode_token("_unrouted") == "=5Funrouted"
+    assert encode_token("a.b c*>é") == "a=2Eb=20c=2A=3E=C3=A9"
+    assert subscription_name(StreamId(source="a.b", stream="c")) == "keys==a=2Eb==c"
+
+
+@pytest.mark.parametrize("token", ["", "=", "=2e", "a b", "_x", "=41", "=FF", "é"])
+def test_a_token_of_someone_else_is_refused(token: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - UnicodeDecodeError is one too
+        decode_token(token)
+
+
+@pytest.mark.parametrize(
+    "subject", ["lake.keys.a.b", "lake.keys.a.b.c", "x.keys.a.b." + "0" * 32, "lake.keys"]
+)
+def test_a_subject_of_someone_else_is_refused(subject: str) -> None:
+    with pytest.raises(ValueError, match="not a key subject"):
+        parse_key_subject("lake", subject)
+
+
+@pytest.mark.parametrize("namespace", ["", "a.b", "a b", "*", "ü", "x" * 33, "-a"])
+def test_a_namespace_is_one_plain_token(namespace: str) -> None:
+    with pytest.raises(ValueError, match="a namespace is"):
+        check_namespace(namespace)
