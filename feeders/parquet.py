@@ -1,0 +1,295 @@
+"""Checks one spooled Parquet file before anything else reads it: its footer against its bytes and the limits.
+
+Nothing here reads a page but `verify_pages`. What a footer claims is held against the file's size and the
+limits before it is followed, so that a hostile one is a `BadFile` and neither a crash nor a flood of memory.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, NoReturn
+
+from feeders.arrow import READ_ERRORS, FileMetaData, ParquetFile, pa, pq
+from feeders.parquet_schema import FileSchema, FooterHead, FooterLimitError, parse_footer_head
+from feeders.thrift import FooterSyntaxError
+
+BadFileReason = Literal[
+    "empty_file", "not_parquet", "truncated", "encrypted", "corrupt", "over_limit", "unsupported"
+]
+
+_MAGIC = b"PAR1"
+_ENCRYPTED = b"PARE"
+_TRAILER_BYTES = 8
+_TAIL_BYTES = 64 * 1024
+_SMALLEST_BYTES = 12
+_BATCH_BYTES = 16 * 1024 * 1024
+_BATCH_ROWS = 8192
+_READ_BUFFER_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a file may ask for. Above any of these it is a `BadFile` with reason ``over_limit``.
+
+    Attributes:
+        max_bytes: size of the file.
+        max_rows: rows, as the footer claims them.
+        max_columns: leaves of the schema, nested ones included.
+        max_depth: levels of structs and lists.
+        max_unpacked_bytes: all column chunks after decompression, as the footer claims them.
+        max_row_group_bytes: the same of one row group; a reader may hold one in memory.
+        max_row_groups: number of row groups.
+        max_footer_bytes: size of the footer, which is read whole.
+    """
+
+    max_bytes: int = 4 * 1024**3
+    max_rows: int = 50_000_000
+    max_columns: int = 4_000
+    max_depth: int = 32
+    max_unpacked_bytes: int = 16 * 1024**3
+    max_row_group_bytes: int = 4 * 1024**3
+    max_row_groups: int = 20_000
+    max_footer_bytes: int = 32 * 1024**2
+
+
+class BadFile(Exception):  # noqa: N818 - named by what is found, as the verdict's table reads it
+    """The file can't be loaded, now or later: a dead letter.
+
+    Attributes:
+        reason: one word for counting.
+        message: what was found and what was expected; no values of rows.
+        evidence: sizes, counts, positions and names of columns.
+    """
+
+    def __init__(
+        self, reason: BadFileReason, message: str, evidence: Mapping[str, str | int] | None = None
+    ) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason: BadFileReason = reason
+        self.message = message
+        self.evidence = dict(evidence or {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footer:
+    """A footer that was checked.
+
+    Attributes:
+        schema: the file's columns.
+        rows: the sum of its row groups' rows.
+        row_groups: their number.
+        unpacked_bytes: of all column chunks.
+        codecs: names of compression codecs as pyarrow has them; UNKNOWN is Hadoop's LZ4, or LZO.
+        created_by: the writer's name for itself.
+        metadata: pyarrow's view, for statistics.
+    """
+
+    schema: FileSchema
+    rows: int
+    row_groups: int
+    size_bytes: int
+    unpacked_bytes: int
+    codecs: frozenset[str]
+    created_by: str
+    metadata: FileMetaData
+
+    def batch_rows(self) -> int:
+        """Return how many rows to read at a time so that a batch stays in the order of 16 MB."""
+        bytes_per_row = max(1, self.unpacked_bytes // max(1, self.rows))
+        return max(1, min(_BATCH_ROWS, _BATCH_BYTES // bytes_per_row))
+
+
+def inspect(path: Path, limits: Limits) -> Footer:
+    """Check a local file's frame and footer.
+
+    Raises:
+        BadFile: it is no Parquet file, is cut off, contradicts itself, or is over a limit.
+        OSError: the disk, not the file.
+    """
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        tail = _tail(file, size, limits)
+    footer = tail[:-_TRAILER_BYTES]
+    try:
+        head = parse_footer_head(
+            footer,
+            max_columns=limits.max_columns,
+            max_depth=limits.max_depth,
+            max_row_groups=limits.max_row_groups,
+        )
+    except FooterLimitError as error:
+        raise _over(error.what, error.found, error.limit) from None
+    except FooterSyntaxError as error:
+        message = f"its footer can't be read: {error}"
+        raise BadFile("corrupt", message, {"footer_bytes": len(footer)}) from None
+    _hold("rows", head.rows, limits.max_rows)
+    return _footer(tail, head, size, limits)
+
+
+def _tail(file: BinaryIO, size: int, limits: Limits) -> bytes:
+    """Read the footer with its trailer, once the frame is known to be sound."""
+    if size == 0:
+        message = "the file is empty, 0 bytes"
+        raise BadFile("empty_file", message, {"size_bytes": 0})
+    _hold("bytes", size, limits.max_bytes)
+    evidence = {"size_bytes": size}
+    start = file.read(4)
+    if start == _ENCRYPTED:
+        raise _encrypted(evidence)
+    if start != _MAGIC:
+        message = "the file does not start with PAR1"
+        raise BadFile("not_parquet", message, evidence)
+    if size < _SMALLEST_BYTES:
+        message = f"the file ends after {size} bytes, before any footer"
+        raise BadFile("truncated", message, evidence)
+    file.seek(max(0, size - _TAIL_BYTES))
+    tail = file.read(_TAIL_BYTES)
+    magic = tail[-4:]
+    if magic == _ENCRYPTED:
+        raise _encrypted(evidence)
+    if magic != _MAGIC:
+        message = "the file starts with PAR1 and does not end with it: it is cut off"
+        raise BadFile("truncated", message, evidence)
+    length = int.from_bytes(tail[-_TRAILER_BYTES:-4], "little")
+    evidence |= {"footer_bytes": length}
+    if not 0 < length <= size - _SMALLEST_BYTES:
+        message = f"its footer claims {length} bytes, the file has room for {size - _SMALLEST_BYTES}"
+        raise BadFile("corrupt", message, evidence)
+    _hold("bytes of footer", length, limits.max_footer_bytes)
+    if length + _TRAILER_BYTES > len(tail):
+        file.seek(size - length - _TRAILER_BYTES)
+        tail = file.read(length + _TRAILER_BYTES)
+    return tail[-(length + _TRAILER_BYTES) :]
+
+
+def _encrypted(evidence: Mapping[str, str | int]) -> BadFile:
+    return BadFile("encrypted", "the file or its footer is encrypted: there is no key for it", evidence)
+
+
+def _over(what: str, found: int, limit: int) -> BadFile:
+    message = f"{found} {what}, at most {limit} are allowed"
+    return BadFile("over_limit", message, {"what": what, "found": found, "limit": limit})
+
+
+def _hold(what: str, found: int, limit: int) -> None:
+    if found < 0:
+        message = f"its footer claims {found} {what}"
+        raise BadFile("corrupt", message, {"what": what, "found": found})
+    if found > limit:
+        raise _over(what, found, limit)
+
+
+def _footer(tail: bytes, head: FooterHead, size: int, limits: Limits) -> Footer:
+    """Hold the row groups against the file's size and the limits."""
+    metadata = _metadata(tail)
+    data_end = size - len(tail)
+    rows = unpacked = 0
+    codecs: set[str] = set()
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        group_bytes = 0
+        for position in range(group.num_columns):
+            chunk = group.column(position)
+            unpacked_chunk: int = chunk.total_uncompressed_size
+            packed: int = chunk.total_compressed_size
+            start: int = chunk.data_page_offset
+            if unpacked_chunk < 0 or packed < 0 or not 0 <= start <= data_end or start + packed > size:
+                message = (
+                    f"column {chunk.path_in_schema} of row group {number} claims {packed} bytes at {start}, "
+                    f"the data end at {data_end}"
+                )
+                evidence = {"row_group": number, "column": str(chunk.path_in_schema), "offset": start}
+                raise BadFile("corrupt", message, evidence | {"chunk_bytes": packed, "data_end": data_end})
+            group_bytes += unpacked_chunk
+            codecs.add(str(chunk.compression))
+        _hold("unpacked bytes in a row group", group_bytes, limits.max_row_group_bytes)
+        _hold("rows in a row group", int(group.num_rows), limits.max_rows)
+        unpacked += group_bytes
+        rows += int(group.num_rows)
+    _hold("unpacked bytes", unpacked, limits.max_unpacked_bytes)
+    if rows != head.rows:
+        message = f"its footer claims {head.rows} rows, its row groups together {rows}"
+        raise BadFile("corrupt", message, {"footer_rows": head.rows, "row_group_rows": rows})
+    return Footer(
+        schema=head.schema,
+        rows=rows,
+        row_groups=int(metadata.num_row_groups),
+        size_bytes=size,
+        unpacked_bytes=unpacked,
+        codecs=frozenset(codecs),
+        created_by=str(metadata.created_by or ""),
+        metadata=metadata,
+    )
+
+
+def _metadata(tail: bytes) -> FileMetaData:
+    """Let pyarrow parse the footer, and only the footer: it is given a file that has nothing else."""
+    try:
+        # A list of n structs takes more than n bytes: a false count must not become an allocation.
+        return pq.ParquetFile(
+            pa.BufferReader(_MAGIC + tail),
+            thrift_string_size_limit=len(tail),
+            thrift_container_size_limit=len(tail),
+        ).metadata
+    except READ_ERRORS as error:
+        message = f"pyarrow can't read its footer: {type(error).__name__}"
+        raise BadFile("corrupt", message, {"footer_bytes": len(tail) - _TRAILER_BYTES}) from None
+
+
+def open_parquet(path: Path) -> ParquetFile:
+    """Open a checked file for reading it in batches: page checksums are verified, INT96 is in microseconds.
+
+    Nanoseconds, pyarrow's own choice for INT96, would wrap before 1677 and after 2262.
+    """
+    return pq.ParquetFile(
+        str(path),
+        buffer_size=_READ_BUFFER_BYTES,
+        page_checksum_verification=True,
+        coerce_int96_timestamp_unit="us",
+    )
+
+
+def verify_pages(path: Path, footer: Footer) -> None:
+    """Read every page of a checked file, and keep nothing.
+
+    Raises:
+        BadFile: with the first row group and column that can't be read.
+        OSError: the disk, not the file.
+    """
+    try:
+        file = open_parquet(path)
+        rows = sum(batch.num_rows for batch in file.iter_batches(batch_size=footer.batch_rows()))
+    except READ_ERRORS as error:
+        raise_bad_pages(path, footer, error)
+    if rows != footer.rows:
+        message = f"its pages hold {rows} rows, its footer claims {footer.rows}"
+        raise BadFile("corrupt", message, {"footer_rows": footer.rows, "page_rows": rows})
+
+
+def raise_bad_pages(path: Path, footer: Footer, cause: Exception) -> NoReturn:
+    """Find the first column that can't be read, after reading a whole file failed with `cause`.
+
+    Raises:
+        BadFile: always, but for
+        OSError: the disk, not the file.
+    """
+    if isinstance(cause, OSError) and cause.errno is not None:
+        raise cause
+    file = open_parquet(path)
+    for number in range(footer.row_groups):
+        for position in range(int(file.metadata.num_columns)):
+            name = str(file.metadata.schema.column(position).path)
+            try:
+                for _ in file.iter_batches(
+                    batch_size=footer.batch_rows(), row_groups=[number], columns=[name], use_threads=False
+                ):
+                    pass
+            except READ_ERRORS as error:
+                reason = "unsupported" if isinstance(error, pa.ArrowNotImplementedError) else "corrupt"
+                message = (
+                    f"column {name} of row group {number} can't be read ({type(error).__name__}); "
+                    "the footer is sound"
+                )
+                raise BadFile(reason, message, {"row_group": number, "column": name}) from None
+    message = f"pyarrow can't read its rows ({type(cause).__name__}), though each column by itself"
+    raise BadFile("corrupt", message, {"rows": footer.rows}) from None
