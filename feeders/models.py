@@ -1,0 +1,255 @@
+"""The models of `transforms/`: one SELECT a file, what it reads, and how changes reach it.
+
+`transforms/processed/{source}/int_{source}__{name}.sql` and `transforms/enriched/{domain}/fct_{name}.sql`
+make the tables `main.int_…` and `main.fct_…`. What a model reads comes from its SQL; tables stand there with
+their schema. Headers::
+
+    -- key: order_id                          the model's key: one column, unique in its result, never null
+    -- map: staging.a: id                     of table a, a changed row's `id` is the key it affects
+    -- map: staging.b: SELECT … FROM changed  or: a SELECT of one column, the keys that changed rows affect
+    -- restrict: staging.b: id IN (… keys …)  the rows of b that affected keys need
+
+Each table that a model reads has one `map`. In its SELECT, `changed` is a table with that table's columns:
+the rows that changed, before and after images alike; all else it reads is as it is now. A `restrict` is a
+condition over one row of its table, where `keys` is a table with one column `key`; after a map to a column it
+may be absent, and says that the column is one of the keys. It has to let through every row that an affected
+key's result depends on, and may let through more: the result is cut down to the affected keys afterwards.
+"""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from feeders.headers import Header, HeaderRule, Headers, parse_headers
+from feeders.project import Project, ProjectError, SqlFileError
+from feeders.tables import STAGING_SCHEMA
+from feeders.types import quote_identifier
+
+MODEL_SCHEMA = "main"
+MODEL_HEADERS = {
+    "key": HeaderRule(required=True),
+    "map": HeaderRule(repeated=True, required=True),
+    "restrict": HeaderRule(repeated=True),
+}
+
+_COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VALUE = re.compile(r"([A-Za-z0-9_]+\.[A-Za-z0-9_]+)\s*:\s*(.+)")
+_PROCESSED = re.compile(r"int_([a-z0-9]+(?:_[a-z0-9]+)*?)__[a-z0-9_]+")
+_ENRICHED = re.compile(r"fct_[a-z0-9_]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """A table that a model reads.
+
+    `keys_sql` selects one column, the affected keys (repeated and null ones too), from `changed`.
+    `restrict_sql` is a condition over the table's rows and `keys`.
+    """
+
+    table: str
+    keys_sql: str
+    restrict_sql: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One model.
+
+    `sql` is its SELECT without headers; it may end in a comment, so put it on lines of its own. `sql_hash` is of
+    the whole file, headers included: another hash asks for a rebuild.
+    """
+
+    name: str
+    key: str
+    sql: str
+    inputs: tuple[Input, ...]
+    path: Path
+    sql_hash: str
+
+    @property
+    def table(self) -> str:
+        """The model's table with its schema."""
+        return f"{MODEL_SCHEMA}.{self.name}"
+
+
+def load_models(project: Project) -> tuple[Model, ...]:
+    """Load all models, each after those that it reads.
+
+    Raises:
+        SqlFileError: a file is wrong, or reads a table that nothing makes.
+        ProjectError: two models have one name, or models read each other in a circle.
+    """
+    models: dict[str, Model] = {}
+    for path in _paths(project):
+        model = _parse(path)
+        if (other := models.get(model.table)) is not None:
+            message = f"two models have the name {model.name}: {other.path} and {path}"
+            raise ProjectError(message)
+        models[model.table] = model
+    staging = {f"{STAGING_SCHEMA}.{path.stem}" for path in project.ddl.glob("*/stg_*.sql")}
+    for model in models.values():
+        _check_known(model, staging | models.keys())
+    graph = {
+        table: sorted(each.table for each in model.inputs if each.table in models)
+        for table, model in sorted(models.items())
+    }
+    try:
+        return tuple(models[table] for table in TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        files = "\n".join(f"  {table}: {models[table].path}" for table in circle[1:])
+        message = f"models read each other in a circle: {' → '.join(reversed(circle))}\n{files}"
+        raise ProjectError(message) from None
+
+
+def below(models: Iterable[Model], tables: Iterable[str]) -> tuple[Model, ...]:
+    """Return those models that read one of the tables, directly or through others, in the order given.
+
+    Args:
+        models: in dependency order, as `load_models` returns them.
+        tables: with their schemas.
+    """
+    reached = set(tables)
+    found: list[Model] = []
+    for model in models:
+        if any(each.table in reached for each in model.inputs):
+            reached.add(model.table)
+            found.append(model)
+    return tuple(found)
+
+
+def _paths(project: Project) -> Iterator[Path]:
+    for path in sorted((project.transforms / "processed").rglob("*.sql")):
+        named = _PROCESSED.fullmatch(path.stem)
+        if named is None or path.parent != project.transforms / "processed" / named[1]:
+            hint = "transforms/processed/{source}/int_{source}__{name}.sql, in lower-case letters and digits"
+            raise SqlFileError(path, "not the place and name of a processed model", hint=hint)
+        yield path
+    for path in sorted((project.transforms / "enriched").rglob("*.sql")):
+        if _ENRICHED.fullmatch(path.stem) is None or path.parent.parent != project.transforms / "enriched":
+            hint = "transforms/enriched/{domain}/fct_{name}.sql, in lower-case letters and digits"
+            raise SqlFileError(path, "not the place and name of an enriched model", hint=hint)
+        yield path
+
+
+def _parse(path: Path) -> Model:
+    text = path.read_text(encoding="utf-8")
+    headers = parse_headers(text, path=path, rules=MODEL_HEADERS)
+    key = headers.all("key")[0]
+    if not _COLUMN.fullmatch(key.value):
+        raise SqlFileError(path, f"header 'key' is {key.value!r}, not one column's name", line=key.line)
+    lines = text.splitlines(keepends=True)
+    while lines and (not lines[0].strip() or lines[0].lstrip().startswith("--")):
+        del lines[0]
+    sql = "".join(lines).rstrip().removesuffix(";").rstrip()
+    tables = _tables(_query(path, sql, what="the model"), path=path, own=())
+    return Model(
+        name=path.stem,
+        key=key.value,
+        sql=sql,
+        inputs=_inputs(headers, tables),
+        path=path,
+        sql_hash=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def _inputs(headers: Headers, tables: set[str]) -> tuple[Input, ...]:
+    maps = _by_table(headers, "map", tables)
+    restricts = _by_table(headers, "restrict", tables)
+    if missing := sorted(tables - maps.keys()):
+        what = f"reads {', '.join(missing)} without a header 'map'"
+        hint = f"-- map: {missing[0]}: the column that holds the model's key, or a SELECT from changed"
+        raise SqlFileError(headers.path, what, hint=hint)
+    inputs: list[Input] = []
+    for table in sorted(tables):
+        header, value = maps[table]
+        restrict = restricts.get(table)
+        if _COLUMN.fullmatch(value):
+            column = quote_identifier(value)
+            keys_sql = f"SELECT {column} FROM changed"  # noqa: S608 (a quoted identifier)
+            restrict_sql = f"{column} IN (SELECT key FROM keys)"  # noqa: S608 (as above)
+        elif restrict is None:
+            what = f"maps {table} with a SELECT, but has no header 'restrict' for it"
+            raise SqlFileError(
+                headers.path, what, line=header.line, hint=f"-- restrict: {table}: a condition"
+            )
+        else:
+            keys_sql = value
+            restrict_sql = ""
+        if restrict is not None:
+            restrict_sql = restrict[1]
+        _check_map(headers.path, header.line, keys_sql, own="changed", tables=tables)
+        _check_map(headers.path, header.line, f"SELECT 1 WHERE {restrict_sql}", own="keys", tables=tables)
+        inputs.append(Input(table=table, keys_sql=keys_sql, restrict_sql=restrict_sql))
+    return tuple(inputs)
+
+
+def _by_table(headers: Headers, name: str, tables: set[str]) -> dict[str, tuple[Header, str]]:
+    """Split the values `table: rest` of all headers of one name."""
+    found: dict[str, tuple[Header, str]] = {}
+    for header in headers.all(name):
+        match = _VALUE.fullmatch(header.value)
+        if match is None:
+            what = f"header {name!r} is {header.value!r}, not 'schema.table: …'"
+        elif match[1] not in tables:
+            what = f"header {name!r} is for {match[1]}, which the model does not read"
+        elif match[1] in found:
+            what = f"a second header {name!r} for {match[1]}"
+        else:
+            found[match[1]] = (header, match[2])
+            continue
+        raise SqlFileError(headers.path, what, line=header.line)
+    return found
+
+
+def _check_map(path: Path, line: int, sql: str, *, own: str, tables: set[str]) -> None:
+    """Check the SQL of a map or restrict: it parses, and reads what the model reads and nothing else."""
+    query = _query(path, sql, what="the map", line=line)
+    if others := sorted(_tables(query, path=path, own=(own,)) - tables):
+        raise SqlFileError(
+            path, f"the map reads {', '.join(others)}, which the model does not read", line=line
+        )
+
+
+def _query(path: Path, sql: str, *, what: str, line: int | None = None) -> exp.Query:
+    try:
+        statements = sqlglot.parse(sql, dialect="duckdb")
+    except SqlglotError as error:
+        raise SqlFileError(path, f"{what} does not parse: {error}", line=line) from None
+    if len(statements) != 1 or not isinstance(query := statements[0], exp.Query):
+        raise SqlFileError(path, f"{what} is not one SELECT", line=line)
+    return query
+
+
+def _tables(query: exp.Query, *, path: Path, own: tuple[str, ...]) -> set[str]:
+    """Return the tables that a query reads, with their schemas, without its CTEs and the names in `own`."""
+    local = {cte.alias for cte in query.find_all(exp.CTE)} | set(own)
+    found: set[str] = set()
+    for table in query.find_all(exp.Table):
+        if not isinstance(table.this, exp.Identifier) or table.catalog:
+            what = f"reads {table.sql(dialect='duckdb')}, which is not a table of this lake"
+            raise SqlFileError(path, what, hint=f"read {STAGING_SCHEMA}.… and {MODEL_SCHEMA}.… only")
+        if table.db:
+            found.add(f"{table.db}.{table.name}")
+        elif table.name not in local:
+            what = f"reads {table.name!r}, a name without schema"
+            raise SqlFileError(
+                path, what, hint=f"{STAGING_SCHEMA}.{table.name} or {MODEL_SCHEMA}.{table.name}?"
+            )
+    return found
+
+
+def _check_known(model: Model, known: set[str]) -> None:
+    for each in model.inputs:
+        if each.table not in known:
+            near = difflib.get_close_matches(each.table, sorted(known), n=1)
+            hint = f"is it {near[0]}?" if near else "tables are made by ddl/ and transforms/"
+            raise SqlFileError(model.path, f"reads {each.table}, which nothing makes", hint=hint)
