@@ -53,7 +53,7 @@ class Difference:
 
 
 def compare_sales(expected: Mapping[int, SalesRow], found: Iterable[Sequence[object]]) -> Difference:
-    """Compares row by row. `found` has its columns in the order of `SALES_COLUMNS`, timestamps with a zone."""
+    """Compares row by row. `found` has the columns of `SALES_COLUMNS` in order, timestamps with a zone."""
     unexpected: list[str] = []
     repeated: list[int] = []
     by_column: dict[str, list[int]] = {}

@@ -15,7 +15,7 @@ class Dice:
     """A stream of random decisions that depends on the seed alone."""
 
     def __init__(self, seed: int) -> None:
-        # A text seed is hashed with SHA-512, so that neighbouring seeds share nothing, and no seed is negative.
+        # A text is hashed with SHA-512, so that neighbouring seeds share nothing and -1 differs from 1.
         source = random.Random(f"lotus-lake/{seed}")
         self._random = source.random
         self._bits = source.getrandbits

@@ -15,7 +15,7 @@ _DECIMAL_18_2_LIMIT = Decimal(10) ** 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Rank = tuple[int, str, str]
-"""(`_airbyte_extracted_at` in microseconds, `_airbyte_raw_id`, `_source_file`): the greatest is the latest."""
+"""`_airbyte_extracted_at` in microseconds, `_airbyte_raw_id`, `_source_file`: the greatest is the latest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class RefundVersion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpectedObject:
-    """What the last content of a key brings. Only rows with a key are among the versions; `rows` counts all."""
+    """What the last content of a key brings. Versions are of rows with a key; `rows` counts all."""
 
     stream: str
     rows: int

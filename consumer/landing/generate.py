@@ -1,9 +1,9 @@
 """A landing: the files that Airbyte's S3 destination would write, one after the other, from a seed.
 
 The first nine files are one of each stream; then the streams come by their weights, in both layouts, with any
-codec and either time unit. Files are made in the order of time, but some are held back and land later, and some
-keys are written again with other content. The sequence depends on the seed and on `rows` alone: a shorter landing
-is the beginning of a longer one.
+codec and either time unit. Files are made in the order of time, but some are held back and land later, and
+some keys are written again with other content. The sequence depends on the seed and on `rows` alone: a
+shorter landing is the beginning of a longer one.
 """
 
 from collections import deque
@@ -88,7 +88,9 @@ class Landing(Iterator[LandingFile]):
         """
         self._least, self._most = rows if isinstance(rows, tuple) else (rows, rows)
         if not 1 <= self._least <= self._most:
-            message = f"rows of a file are {self._least} to {self._most}: at least 1 and in this order, please"
+            message = (
+                f"rows of a file are {self._least} to {self._most}: at least 1 and in this order, please"
+            )
             raise ValueError(message)
         self._streams = _nine(streams or _project_streams(prefix))
         self._encoders = {stream.id: Encoder(stream.columns) for stream in self._streams}
@@ -181,7 +183,7 @@ class Landing(Iterator[LandingFile]):
         return Sync(sync_id=1_000 + self._made, generation_id=self._made // 100, started_at=self._shop.now_us)
 
     def _key(self, stream: Stream) -> str:
-        """Returns a new key, in either layout. `N` grows with every file, so that no key comes by accident."""
+        """Returns a new key, in either layout. `N` grows with every file, so no key repeats by accident."""
         self._made += 1
         number = self._made
         now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self._shop.now_us)
@@ -192,7 +194,12 @@ class Landing(Iterator[LandingFile]):
         if self._dice.chance(0.3):
             # The name is free in this layout: what S3 clients and notifications must quote is allowed too.
             name = self._dice.pick(
-                (f"{self._dice.uuid()}", f"part-{number:05d}.c000.snappy", f"part {number} (größe)", f"part+{number}=a&b")
+                (
+                    f"{self._dice.uuid()}",
+                    f"part-{number:05d}.c000.snappy",
+                    f"part {number} (größe)",
+                    f"part+{number}=a&b",
+                )
             )
         return f"{place}/year={now:%Y}/month={now:%m}/day={now:%d}/{name}.parquet"
 

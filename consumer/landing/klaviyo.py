@@ -7,7 +7,16 @@ from consumer.landing.people import Person, Row, make_email, make_person
 from consumer.landing.shop import CURRENCY, DAY_US, SECOND_US, Shop
 
 API = "https://a.klaviyo.com/api"
-METRICS = ("Placed Order", "Opened Email", "Clicked Email", "Viewed Product", "Refunded Order", "Bestellung – storniert")
+METRICS = (
+    "Placed Order",
+    "Opened Email",
+    "Clicked Email",
+    "Viewed Product",
+    "Refunded Order",
+    "Bestellung: storniert",
+)
+
+NAMES = ("Welcome", "Win-back", "Ostern", "ブラックフライデー", "VIP “only”")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,8 +77,7 @@ class Account:
         dice = self.shop.dice
         known = self.named.setdefault(kind, [])
         if not known or dice.chance(0.3):
-            name = f"{dice.pick(('Welcome', 'Win-back', 'Ostern', 'ブラックフライデー', 'VIP “only”'))} {len(known) + 1}"
-            known.append(self._new_named(name))
+            known.append(self._new_named(f"{dice.pick(NAMES)} {len(known) + 1}"))
         return dice.recent(known, window=30)
 
     def some_metric(self) -> Named:
@@ -98,8 +106,8 @@ def _related(kind: str, object_id: str, what: str) -> Row:
     return {"self": f"{base}/relationships/{what}/", "related": f"{base}/{what}/"}
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+# One encoder for all: json.dumps makes a new one for each call with other than the default settings.
+json_text = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def profile_row(account: Account) -> Row:
@@ -134,7 +142,13 @@ def profile_row(account: Account) -> Row:
         "last_name": dice.maybe(person.last_name),
         "first_name": dice.maybe(person.first_name),
         "properties": dice.maybe(
-            _json({"Größe": dice.pick(("S", "M")), "tags": ["a", "ü", None], "nested": {"n": dice.below(99), "e": {}}})
+            json_text(
+                {
+                    "Größe": dice.pick(("S", "M")),
+                    "tags": ["a", "ü", None],
+                    "nested": {"n": dice.below(99), "e": {}},
+                }
+            )
         ),
         "external_id": dice.maybe(dice.hex(32), present=0.3),
         "anonymous_id": None,
@@ -149,7 +163,7 @@ def profile_row(account: Account) -> Row:
         "type": "profile",
         "links": _links("profiles", profile.profile_id),
         "updated": updated,
-        "segments": dice.maybe(_json([{"id": dice.hex(24).upper(), "name": "Treue – «A»"}]), present=0.3),
+        "segments": dice.maybe(json_text([{"id": dice.hex(24).upper(), "name": "Treue «A»"}]), present=0.3),
         "attributes": attributes,
         "relationships": {
             "lists": {"links": _related("profiles", profile.profile_id, "lists")},
@@ -180,7 +194,9 @@ def _subscriptions(account: Account, updated: int) -> Row:
                 "double_optin": dice.chance(0.5),
                 "suppressions": suppressions,
                 "list_suppressions": (
-                    [{"reason": "USER_SUPPRESSED", "list_id": "XyZ123", "timestamp": when}] if dice.chance(0.1) else None
+                    [{"reason": "USER_SUPPRESSED", "list_id": "XyZ123", "timestamp": when}]
+                    if dice.chance(0.1)
+                    else None
                 ),
                 "custom_method_detail": None,
                 "can_receive_email_marketing": not suppressions,
@@ -216,11 +232,14 @@ def event_row(account: Account) -> Row:
     event_id = dice.hex(44)
     happened = shop.recently()
     profile.last_event_at = happened
-    properties = {
+    properties: Row = {
         "$event_id": event_id,
         "$value": dice.below(30_000) / 100,
         "currency": CURRENCY,
-        "Items": [{"name": "Tee – größe M", "price": 19.99, "tags": ["新", "sale"]}, {"name": 'a "quoted" one'}],
+        "Items": [
+            {"name": "Tee, Größe M", "price": 19.99, "tags": ["新", "sale"]},
+            {"name": 'a "quoted" one'},
+        ],
         "extra": {"utm": {"source": dice.pick(("mail", "ad", None)), "emoji": "🪷"}, "empty": [], "n": None},
     }
     attributions = {
@@ -236,7 +255,7 @@ def event_row(account: Account) -> Row:
             "uuid": dice.uuid(),
             "datetime": happened,
             "timestamp": happened // SECOND_US,
-            "event_properties": dice.maybe(_json(properties), present=0.97),
+            "event_properties": dice.maybe(json_text(properties), present=0.97),
         },
         "relationships": {
             "metric": {

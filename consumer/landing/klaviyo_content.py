@@ -1,12 +1,8 @@
 """Rows of what a Klaviyo account sends and keeps: campaigns, flows, lists and metrics."""
 
-import json
-
-from consumer.landing.klaviyo import API, METRICS, Account
+from consumer.landing.klaviyo import API, METRICS, Account, json_text
 from consumer.landing.people import Row
 from consumer.landing.shop import DAY_US, HOUR_US
-
-__all__ = ["campaign_row", "flow_row", "list_row", "metric_row"]
 
 
 def _reference(kind: str, object_id: str, what: str, *, data: list[Row] | None) -> Row:
@@ -63,7 +59,10 @@ def campaign_row(account: Account) -> Row:
         "relationships": {
             "tags": _tags(account, "campaigns", campaign.named_id),
             "campaign_messages": _reference(
-                "campaigns", campaign.named_id, "campaign-messages", data=[{"type": "campaign-message", "id": message_id}]
+                "campaigns",
+                campaign.named_id,
+                "campaign-messages",
+                data=[{"type": "campaign-message", "id": message_id}],
             ),
         },
     }
@@ -82,7 +81,10 @@ def _send_strategy(account: Account, scheduled: int) -> Row:
             "send_past_recipients_immediately": dice.pick((None, True, False)),
         }
     elif method == "throttled":
-        strategy["options_throttled"] = {"datetime": scheduled, "throttle_percentage": dice.pick((10, 25, 50))}
+        strategy["options_throttled"] = {
+            "datetime": scheduled,
+            "throttle_percentage": dice.pick((10, 25, 50)),
+        }
     return strategy
 
 
@@ -165,10 +167,15 @@ def metric_row(account: Account) -> Row:
             "name": metric.name,
             "created": metric.created_at,
             "updated": updated,
-            "integration": dice.maybe(json.dumps(integration, ensure_ascii=False)),
+            "integration": dice.maybe(json_text(integration)),
         },
         "updated": updated,
         "relationships": dice.maybe(
-            {"flow_triggers": {"data": dice.maybe({"type": "flow", "id": dice.hex(24)}, present=0.4), "links": triggers}}
+            {
+                "flow_triggers": {
+                    "data": dice.maybe({"type": "flow", "id": dice.hex(24)}, present=0.4),
+                    "links": triggers,
+                }
+            }
         ),
     }

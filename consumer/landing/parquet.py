@@ -20,7 +20,9 @@ TimeUnit = Literal["ms", "us"]
 
 CODECS: tuple[Codec, ...] = ("snappy", "gzip", "zstd", "none")
 
-_ARROW: Any = pa  # compiled and unstubbed
+# Compiled, and without stubs.
+_ARROW: Any = pa
+_PARQUET: Any = pq
 _SCALARS: dict[str, Any] = {
     "BIGINT": _ARROW.int64(),
     "BOOLEAN": _ARROW.bool_(),
@@ -54,10 +56,11 @@ class Encoder:
 
     def encode(self, rows: Sequence[Row], *, codec: Codec, time_unit: TimeUnit) -> bytes:
         """Returns a file of these rows; what a row lacks is null. Milliseconds cut microseconds off."""
-        columns = [_ARROW.array([row.get(each.name) for row in rows], type=each.type) for each in self._schema]
+        columns = [
+            _ARROW.array([row.get(each.name) for row in rows], type=each.type) for each in self._schema
+        ]
         sink = io.BytesIO()
-        write: Any = pq.write_table
-        write(
+        _PARQUET.write_table(
             _ARROW.Table.from_arrays(columns, schema=self._schema),
             sink,
             compression=codec,
@@ -73,7 +76,7 @@ def cut_timestamp(microseconds: int, time_unit: TimeUnit) -> int:
     return microseconds // 1_000 * 1_000 if time_unit == "ms" else microseconds
 
 
-def _arrow_type(duck_type: DuckType) -> Any:  # noqa: ANN401 - pyarrow has no types
+def _arrow_type(duck_type: DuckType) -> Any:
     match duck_type:
         case Scalar():
             if (found := _SCALARS.get(duck_type.name)) is None:

@@ -7,8 +7,34 @@ from consumer.landing.dice import Dice
 Row = dict[str, object]
 """One record as a source has it: objects are dicts, timestamps are microseconds since 1970 in UTC."""
 
-FIRST_NAMES = ("Ada", "Björn", "Chloé", "Dmitri", "Eun-ji", "Fatima", "Günter", "Hōkū", "Ines", "José", "Karin", "Łukasz")
-LAST_NAMES = ("Ångström", "Brown", "Çelik", "D'Arcy", "Eze", "Fernández", "García", "Holm", "李", "O'Neil", "Szabó", "van Dijk")
+FIRST_NAMES = (
+    "Ada",
+    "Björn",
+    "Chloé",
+    "Dmitri",
+    "Eun-ji",
+    "Fatima",
+    "Günter",
+    "Hōkū",
+    "Ines",
+    "José",
+    "Karin",
+    "Łukasz",
+)
+LAST_NAMES = (
+    "Ångström",
+    "Brown",
+    "Çelik",
+    "D'Arcy",
+    "Eze",
+    "Fernández",
+    "García",
+    "Holm",
+    "李",
+    "O'Neil",
+    "Szabó",
+    "van Dijk",
+)
 PLACES = (
     ("Berlin", "Berlin", "BE", "Germany", "DE", "10115", "Europe/Berlin"),
     ("Zürich", "Zürich", "ZH", "Switzerland", "CH", "8001", "Europe/Zurich"),
@@ -46,7 +72,9 @@ def make_person(dice: Dice) -> Person:
 
 def make_email(dice: Dice, person: Person, number: int) -> str:
     """Draws a mail address; some are written in capitals, which the models fold."""
-    local = "".join(char for char in f"{person.first_name}.{person.last_name}" if char.isascii() and char != "'")
+    local = "".join(
+        char for char in f"{person.first_name}.{person.last_name}" if char.isascii() and char != "'"
+    )
     email = f"{local.lower()}{number}@{dice.pick(('example.com', 'example.org', 'mail.example.net'))}"
     return email.title() if dice.chance(0.1) else email
 

@@ -67,9 +67,12 @@ class Sync:
 class StreamRows:
     """Makes the rows of one stream.
 
-    In one file no two rows have the same `_airbyte_raw_id`. Across files, out of a hundred rows about three are
-    older than their file, three have the `_airbyte_extracted_at` of another version of the same record (so the
-    raw id decides), two were in an earlier file too, and one was, but with other values (so `_source_file` decides).
+    In one file no two rows have the same `_airbyte_raw_id`. Across files, out of a hundred rows about
+
+    - three are older than their file,
+    - three have the `_airbyte_extracted_at` of another version of the same record: the raw id decides,
+    - two were in an earlier file too,
+    - one was, but with other values: `_source_file` decides.
     """
 
     def __init__(self, maker: Maker, account: Account) -> None:
@@ -83,7 +86,7 @@ class StreamRows:
         """Returns a file's rows; those to `keep`, of the key's former content, come first."""
         rows = list(keep or [])[:count]
         raw_ids = {row["_airbyte_raw_id"] for row in rows}
-        # Airbyte stamps milliseconds; some sources of ours keep the microseconds that the column has room for.
+        # Airbyte stamps milliseconds; the column has room for microseconds, and some files use it.
         step = MILLISECOND_US if self._dice.chance(0.7) else 137
         base = sync.started_at // MILLISECOND_US * MILLISECOND_US + (0 if step == MILLISECOND_US else 251)
         made: list[Row] = []
@@ -123,5 +126,5 @@ class StreamRows:
 def _changes(dice: Dice) -> list[Row] | None:
     if dice.chance(0.94):
         return []
-    change = {"field": "note", "change": "NULLED", "reason": "DESTINATION_FIELD_SIZE_LIMITATION"}
+    change: Row = {"field": "note", "change": "NULLED", "reason": "DESTINATION_FIELD_SIZE_LIMITATION"}
     return dice.pick(([change], [change, {**change, "change": "TRUNCATED", "field": "größe"}], None))

@@ -152,11 +152,13 @@ class Shop:
         return order
 
     def touch_order(self, order: Order) -> None:
-        """Takes an order one step on: paid, sent, edited, cancelled, refunded, or given to another customer."""
+        """Takes an order a step on: paid, sent, edited, cancelled, refunded, passed to another customer."""
         dice = self.dice
         order.updated_at = self.recently()
         if order.financial_status == "pending" and dice.chance(0.7):
-            order.financial_status = dice.pick(("paid", "paid", "paid", "authorized", "voided", "partially_paid"))
+            order.financial_status = dice.pick(
+                ("paid", "paid", "paid", "authorized", "voided", "partially_paid")
+            )
         elif dice.chance(0.35):
             order.fulfillment_status = "partial" if order.fulfillment_status is None else "fulfilled"
         elif dice.chance(0.3):
@@ -181,7 +183,7 @@ class Shop:
         }
         customer.nested = {
             "id": customer.customer_id,
-            "note": dice.maybe("Prefers e-mail – «not» the phone\nsecond line", present=0.2),
+            "note": dice.maybe("Prefers e-mail, «not» the phone\nsecond line", present=0.2),
             "tags": customer.tags,
             "email": customer.email,
             "phone": dice.maybe(person.phone, present=0.5),

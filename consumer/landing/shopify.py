@@ -6,7 +6,7 @@ from consumer.landing.shop import CURRENCY, Customer, Order, Refund, Shop, money
 
 # Amount texts that are not plain cents. What DuckDB makes of each is pinned by tests/unit/test_landing.py.
 ODD_AMOUNTS = (None, "", "n/a", " 12.50 ", "1e2", "12.345", "-3.00", "7.", "+5", ".5", "$4.00", "1,200.00")
-PRODUCTS = ("Tee – größe M", "Mug 0.3 l", "Poster “Lotus”", "Gift card", "Öko-Beutel", "湯呑み")
+PRODUCTS = ("Tee, Größe M", "Mug 0.3 l", "Poster “Lotus”", "Gift card", "Öko-Beutel", "湯呑み")
 GATEWAYS = ("shopify_payments", "paypal", "manual", "gift_card")
 
 
@@ -135,7 +135,8 @@ def _touch_refund(shop: Shop, refund: Refund) -> None:
     if refund.transactions and dice.chance(0.5):
         settled = dice.pick(("success", "success", "failure", "error"))
         refund.transactions = [
-            {**each, "status": settled} if each["status"] == "pending" else each for each in refund.transactions
+            {**each, "status": settled} if each["status"] == "pending" else each
+            for each in refund.transactions
         ]
     elif dice.chance(0.15):
         refund.order = dice.recent(shop.orders, window=60)

@@ -1,4 +1,4 @@
-"""Landed rows to the versions that `expected.py` computes with: typed, and as precise as the file keeps them."""
+"""Landed rows to the versions that `expected.py` computes with, as precise as the file keeps them."""
 
 from collections.abc import Iterable
 from typing import TypedDict, cast
@@ -62,10 +62,14 @@ def expected_object(stream: StreamId, key: str, rows: Iterable[Row], time_unit: 
     kept = list(rows)
     if stream == ORDERS:
         orders = (_order(cast("_Order", row), key, time_unit) for row in kept)
-        return ExpectedObject(stream=str(stream), rows=len(kept), orders=tuple(each for each in orders if each))
+        return ExpectedObject(
+            stream=str(stream), rows=len(kept), orders=tuple(each for each in orders if each)
+        )
     if stream == REFUNDS:
         refunds = (_refund(cast("_Refund", row), key, time_unit) for row in kept)
-        return ExpectedObject(stream=str(stream), rows=len(kept), refunds=tuple(each for each in refunds if each))
+        return ExpectedObject(
+            stream=str(stream), rows=len(kept), refunds=tuple(each for each in refunds if each)
+        )
     return ExpectedObject(stream=str(stream), rows=len(kept))
 
 
@@ -102,7 +106,9 @@ def _refund(row: _Refund, key: str, time_unit: TimeUnit) -> RefundVersion | None
         refund_id=row["id"],
         order_id=row["order_id"],
         transactions=tuple(
-            RefundTransaction(kind=each["kind"], status=each["status"], test=each["test"], amount=each["amount"])
+            RefundTransaction(
+                kind=each["kind"], status=each["status"], test=each["test"], amount=each["amount"]
+            )
             for each in row["transactions"] or ()
         ),
     )
