@@ -1,0 +1,242 @@
+"""THE STORY: one key, from claim to verdict.
+
+Read `KeyWalk.walk` first: its steps are numbered, none goes back, and it returns in exactly one way. What the
+return means for the message is decided in `consumer.verdict`; who calls it is `consumer.worker`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import assert_never
+
+from consumer.errors import NotFound, Unavailable
+from consumer.events import KeyEvent
+from consumer.objects import Answer, Bucket
+from consumer.spool import Spool
+from consumer.verdict import Ending
+from feeders import fault
+from feeders.lake import LakeConflict, LakeError, LakeFenced, LakeMisconfigured, LakeUnavailable, StatementFailed
+from feeders.ledger import ObjectVersion
+from feeders.parquet import BadFile, Limits, inspect
+from feeders.schema import LoadPlan, plan_load, verify_pages
+from feeders.streams import Route, Stream, StreamTable
+from feeders.work import ClaimLost, Load, Outcome, Removal, Request, Result, Work
+from feeders.writer import Writer
+
+YOUNG_S = 60.0
+"""A created object that answers 404 may just not be visible yet while it is younger than this."""
+
+Detail = Mapping[str, str | int | None]
+
+
+@dataclass(kw_only=True)
+class Timings:
+    """Seconds that a key spent in each stage."""
+
+    stages: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measures the block as one stage."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - started
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walked:
+    """How one attempt at a key ended, with the facts for its log line, its metrics and its dead letter."""
+
+    ending: Ending
+    stream: Stream | None = None
+    reason: str | None = None
+    detail: Detail = field(default_factory=dict[str, "str | int | None"])
+    version: ObjectVersion | None = None
+    rows: int = 0
+    rescued_rows: int = 0
+    result: Result | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyWalk:
+    """What the walk of a key needs; shared by all keys of a term."""
+
+    streams: StreamTable
+    bucket_name: str
+    bucket: Bucket
+    spool: Spool
+    limits: Limits
+    writer: Writer
+    reads: asyncio.Semaphore
+
+    async def walk(self, event: KeyEvent, *, is_claimed: Callable[[], bool], timings: Timings) -> Walked:
+        """Walks one claimed key. Raises nothing but CancelledError and what stops the process (LakeFenced)."""
+        # 1. Which stream's key is it?
+        route = self.streams.route(event.key) if event.bucket == self.bucket_name else None
+        if route is None:
+            return unrouted(event, self.bucket_name)
+        stream = route.stream
+        try:
+            async with AsyncExitStack() as held:
+                async with self.reads:
+                    # 2. One GET into the spool: the bytes and their etag, whatever the notification said.
+                    with timings.stage("get"):
+                        async with self.bucket.open(event.key) as answer:
+                            slot = await held.enter_async_context(self.spool.reserve(answer.size_bytes))
+                            version = await self._read(answer, event, slot.path)
+                    fault.point("got")
+                    # 3. The check: footer, limits, schema, and from it the load plan.
+                    with timings.stage("check"):
+                        plan = await asyncio.to_thread(self._check, slot.path, route, slot.work_dir)
+                    fault.point("checked")
+                # 4. The writer's transaction; this returns after its COMMIT.
+                return await self._write(load_of(event, route, version, plan), is_claimed, timings, slot.path)
+        except NotFound:
+            return await self._gone(event, route, is_claimed, timings)
+        except BadFile as error:
+            return Walked(ending=Ending.POISON, stream=stream, reason=error.reason, detail=evidence(error))
+        except Unavailable as error:
+            return Walked(ending=Ending.UNAVAILABLE, stream=stream, reason=error.dependency, detail={"error": str(error)})
+
+    async def _read(self, answer: Answer, event: KeyEvent, path: Path) -> ObjectVersion:
+        if answer.size_bytes > self.limits.max_bytes:
+            raise BadFile(
+                reason="over_limit",
+                message=f"the object has {answer.size_bytes} bytes, the limit LOTUS_FILE_MAX_BYTES is {self.limits.max_bytes}",
+                evidence={"limit": "file_max_bytes", "found": answer.size_bytes},
+            )
+        await answer.save(path)
+        return ObjectVersion(
+            bucket=event.bucket,
+            key=event.key,
+            etag=answer.etag,
+            version_id=answer.version_id,
+            size_bytes=answer.size_bytes,
+            last_modified=answer.last_modified,
+        )
+
+    def _check(self, path: Path, route: Route, work_dir: Path) -> LoadPlan:
+        footer = inspect(path, self.limits)
+        return plan_load(path, footer, route.stream.columns, work_dir=work_dir)
+
+    async def _write(
+        self, work: Load | Removal, is_claimed: Callable[[], bool], timings: Timings, path: Path | None = None
+    ) -> Walked:
+        stream = work.stream
+        try:
+            with timings.stage("write"):
+                result = await self._submit(work, is_claimed)
+        except ClaimLost as error:
+            return Walked(ending=Ending.CLAIM_LOST, stream=stream, reason=str(error))
+        except LakeUnavailable as error:
+            return Walked(ending=Ending.UNAVAILABLE, stream=stream, reason=error.dependency, detail={"error": str(error)})
+        except StatementFailed as error:
+            return await asyncio.to_thread(failed_alone, stream, error, path)
+        except (LakeConflict, LakeMisconfigured) as error:
+            return Walked(ending=Ending.UNAVAILABLE, stream=stream, reason="lake", detail={"error": str(error)})
+        timings.stages["queue"] = result.queue_s
+        timings.stages["commit"] = result.commit_s
+        return Walked(
+            ending=ending_of(result.applied.outcome),
+            stream=stream,
+            version=work.version if isinstance(work, Load) else None,
+            rows=result.applied.rows,
+            rescued_rows=result.applied.rescued_rows,
+            result=result,
+        )
+
+    async def _submit(self, work: Work, is_claimed: Callable[[], bool]) -> Result:
+        fault.point("submitting")
+        result = await asyncio.wrap_future(self.writer.submit(work, is_claimed=is_claimed))
+        fault.point("committed")
+        return result
+
+    async def _gone(
+        self, event: KeyEvent, route: Route, is_claimed: Callable[[], bool], timings: Timings
+    ) -> Walked:
+        """The bucket has no such object: a removal, a race, or a notification that came too late."""
+        match event.event:
+            case "removed":
+                if route.stream.on_delete == "keep":
+                    return Walked(ending=Ending.KEPT, stream=route.stream)
+                return await self._write(removal_of(event, route), is_claimed, timings)
+            case "created":
+                young = (datetime.now(UTC) - event.sent_at).total_seconds() < YOUNG_S
+                return Walked(ending=Ending.NOT_YET if young else Ending.STALE, stream=route.stream, reason="404")
+            case _:
+                assert_never(event.event)
+
+
+def unrouted(event: KeyEvent, bucket_name: str) -> Walked:
+    """A key that belongs to no stream, with what a person needs to see why."""
+    if event.bucket != bucket_name:
+        reason = f"the landing bucket is {bucket_name}"
+    else:
+        reason = "no stream's landing place and layout match this key"
+    return Walked(ending=Ending.UNROUTED, reason="unrouted", detail={"expected": reason, "bucket": event.bucket})
+
+
+def load_of(event: KeyEvent, route: Route, version: ObjectVersion, plan: LoadPlan) -> Load:
+    """The work item of an object version that was read and checked."""
+    return Load(
+        stream=route.stream,
+        partition=route.partition,
+        version=version,
+        plan=plan,
+        found_by=event.found_by,
+        replay=Request(by=event.replay.by, reason=event.replay.reason) if event.replay else None,
+    )
+
+
+def removal_of(event: KeyEvent, route: Route) -> Removal:
+    """The work item of an object that is gone."""
+    return Removal(
+        stream=route.stream, partition=route.partition, bucket=event.bucket, key=event.key, found_by=event.found_by
+    )
+
+
+def failed_alone(stream: Stream, error: StatementFailed, path: Path | None) -> Walked:
+    """A file that failed in a transaction of its own: is it the file (poison), or something that we don't know?"""
+    if path is not None:
+        try:
+            verify_pages(path)
+        except BadFile as bad:
+            return Walked(ending=Ending.POISON, stream=stream, reason=bad.reason, detail=evidence(bad))
+    return Walked(
+        ending=Ending.UNEXPECTED, stream=stream, reason="unexpected", detail={"kind": error.kind, "error": str(error)}
+    )
+
+
+def evidence(error: BadFile) -> Detail:
+    """What a dead letter says of a bad file: never a row's value."""
+    return {"error": str(error), **error.evidence}
+
+
+def ending_of(outcome: Outcome) -> Ending:
+    """The walk's ending for what the transaction did."""
+    match outcome:
+        case Outcome.LOADED:
+            return Ending.LOADED
+        case Outcome.REPLACED:
+            return Ending.REPLACED
+        case Outcome.REPLAYED:
+            return Ending.REPLAYED
+        case Outcome.DUPLICATE:
+            return Ending.DUPLICATE
+        case Outcome.REMOVED:
+            return Ending.REMOVED
+        case Outcome.ABSENT:
+            return Ending.ABSENT
+        case Outcome.RECORDED:
+            raise ValueError("a dead letter's record is no ending of a walk")
+        case _:
+            assert_never(outcome)
+
+
+__all__ = ["KeyWalk", "Timings", "Walked", "LakeError", "LakeFenced"]

@@ -1,0 +1,88 @@
+"""All metrics of the service. The description of each is the question that it answers."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
+SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own so that tests can have several."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.build = Info("lotus_lake_build", "Which version runs?", registry=registry)
+        self.is_writer = Gauge("lotus_lake_is_writer", "Is this process the one that writes?", registry=registry)
+        self.epoch = Gauge("lotus_lake_writer_epoch", "Which term is it?", registry=registry)
+        self.ready = Gauge("lotus_lake_ready", "Does everything that is needed answer?", registry=registry)
+        self.pending = Gauge(
+            "lotus_lake_pending_keys", "How many keys wait in the queue?", ["source", "stream"], registry=registry
+        )
+        self.in_work = Gauge("lotus_lake_keys_in_work", "How many keys are in work right now?", registry=registry)
+        self.spool_bytes = Gauge("lotus_lake_spool_bytes", "How full is the spool?", registry=registry)
+        self.verdicts = Counter(
+            "lotus_lake_verdicts_total",
+            "What became of the messages?",
+            ["source", "stream", "outcome", "verdict"],
+            registry=registry,
+        )
+        self.files = Counter(
+            "lotus_lake_files_loaded_total", "How many files were loaded?", ["source", "stream"], registry=registry
+        )
+        self.rows = Counter(
+            "lotus_lake_rows_loaded_total", "How many rows were loaded?", ["source", "stream"], registry=registry
+        )
+        self.rescued = Counter(
+            "lotus_lake_rescued_rows_total",
+            "How many rows have something in _rescued_data?",
+            ["source", "stream"],
+            registry=registry,
+        )
+        self.dead = Counter(
+            "lotus_lake_dead_letters_total",
+            "How many messages were given up, and why?",
+            ["source", "stream", "reason"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "lotus_lake_retries_total", "How often did a key have to wait for what?", ["cause"], registry=registry
+        )
+        self.put_to_staging = Histogram(
+            "lotus_lake_put_to_staging_seconds",
+            "How long from the PUT until the rows are in staging?",
+            ["source", "stream"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "lotus_lake_stage_seconds",
+            "Where does the time of a key go?",
+            ["stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.batch_items = Histogram(
+            "lotus_lake_batch_items", "How many keys share a commit?", buckets=SIZES, registry=registry
+        )
+        self.transform_seconds = Histogram(
+            "lotus_lake_transform_seconds", "How long does a model take?", ["model"], buckets=SECONDS, registry=registry
+        )
+        self.model_errors = Gauge(
+            "lotus_lake_model_failing", "Which models are held back by an error?", ["model"], registry=registry
+        )
+        self.events = Counter(
+            "lotus_lake_events_total",
+            "Which way in brought how many keys, new ones or ones already pending?",
+            ["way", "result"],
+            registry=registry,
+        )
+        self.tail_lag = Gauge(
+            "lotus_lake_filer_tail_lag_seconds", "How far is the filer tail behind?", registry=registry
+        )
+        self.swept = Counter(
+            "lotus_lake_sweep_missing_total",
+            "How many objects did a sweep find that no notification had brought?",
+            ["source", "stream"],
+            registry=registry,
+        )

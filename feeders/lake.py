@@ -1,0 +1,329 @@
+"""The lake: DuckDB with DuckLake attached as `lakehouse`. The only module that imports duckdb.
+
+Errors are named by the caller's next move and classified here, once:
+
+    LakeError
+    ├── LakeUnavailable   a dependency does not answer: wait, open the lake again, try again
+    ├── LakeConflict      another transaction touched the same tables: a new transaction, which reads all again
+    ├── LakeFenced        another process is the writer now: stop writing, this term is over
+    ├── LakeMisconfigured wrong version, credential or option: refuse to start
+    └── StatementFailed   the statement itself failed: the data or the SQL is at fault, not a server
+
+Error texts of DuckDB quote row values, so the classes above carry DuckDB's error type and a text from which
+quoted values are stripped (`without_values`).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import duckdb
+import psycopg
+
+from feeders.catalog import KEEPALIVES, Catalog, application_name, commit_outcome
+
+EXTENSIONS = ("httpfs", "postgres_scanner", "ducklake")
+CATALOG_NAME = "lakehouse"
+SCHEMAS = ("staging", "main", "meta")
+
+Row = tuple[Any, ...]
+
+
+class LakeError(Exception):
+    """Base of all that goes wrong at the lake."""
+
+
+class LakeUnavailable(LakeError):
+    """PostgreSQL or S3 does not answer; `dependency` says which one."""
+
+    def __init__(self, dependency: Literal["postgresql", "s3"], message: str) -> None:
+        super().__init__(f"{dependency} does not answer: {message}")
+        self.dependency = dependency
+
+
+class LakeConflict(LakeError):
+    """Another transaction committed a change to a table that this one touched."""
+
+
+class LakeFenced(LakeError):
+    """The lake's epoch is not ours: another process has taken over as the writer."""
+
+
+class LakeMisconfigured(LakeError):
+    """The lake can't be used as configured; `hint` says what mends it."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class StatementFailed(LakeError):
+    """A statement failed for its own reasons. `kind` is DuckDB's error type, e.g. ConversionException."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+    @property
+    def invalidates_instance(self) -> bool:
+        """Says whether DuckDB refuses everything after it, so that the lake must be opened again."""
+        return self.kind in ("FatalException", "InternalException")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStore:
+    """The S3 endpoint and the identity with which DuckDB reads and writes the lake's files."""
+
+    endpoint: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    region: str = "us-east-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LakeConfig:
+    """How to open the lake. `instance` names this process in PostgreSQL's list of sessions."""
+
+    catalog: Catalog
+    store: ObjectStore
+    data_path: str
+    instance: str
+    memory_limit_bytes: int = 384 * 1024**2
+    threads: int = 2
+    temp_directory: Path | None = None
+
+
+def without_values(text: str) -> str:
+    """Strips what may be row values from an error text: everything in quotes, and all after the first line."""
+    first_line = text.strip().split("\n", 1)[0]
+    return re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", first_line)[:300]
+
+
+def load_extensions(connection: duckdb.DuckDBPyConnection) -> None:
+    """Loads the extensions from their wheels; nothing is ever downloaded.
+
+    Raises:
+        LakeMisconfigured: an extension's wheel is missing or made for another DuckDB version.
+    """
+    for name in EXTENSIONS:
+        package = f"duckdb_extension_{name}"
+        wheel = f"duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
+        hint = f"install {wheel} (the version must equal DuckDB's, {duckdb.__version__})"
+        try:
+            file = files(package) / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+        except ModuleNotFoundError as error:
+            raise LakeMisconfigured(f"DuckDB's extension {name} is not installed", hint=hint) from error
+        if not file.is_file():
+            raise LakeMisconfigured(f"no {name} extension for DuckDB {duckdb.__version__} in {package}", hint=hint)
+        connection.load_extension(str(file))
+
+
+def memory_connection(config: LakeConfig | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB of its own in memory: UTC, nothing downloaded, no extension loaded yet."""
+    options: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+    }
+    if config is not None:
+        options["memory_limit"] = f"{config.memory_limit_bytes}B"
+        options["threads"] = config.threads
+        if config.temp_directory is not None:
+            options["temp_directory"] = str(config.temp_directory)
+    connection = duckdb.connect(":memory:", config=options)
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def describe_create_table(create_table: str) -> tuple[tuple[str, str], ...]:
+    """Says which columns a CREATE TABLE statement makes, with their types as DuckDB prints them.
+
+    Raises:
+        StatementFailed: the statement is not one that DuckDB can run on an empty database.
+    """
+    connection = memory_connection()
+    try:
+        for schema in SCHEMAS:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        connection.execute(create_table)
+        return tuple(
+            connection.execute(
+                "SELECT column_name, data_type FROM duckdb_columns() WHERE NOT internal ORDER BY column_index"
+            ).fetchall()
+        )
+    except duckdb.Error as error:
+        raise StatementFailed(type(error).__name__, str(error)) from error
+    finally:
+        connection.close()
+
+
+class Transaction:
+    """An open transaction. All statements go through it; parameters are bound, never formatted in."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, batch_id: str) -> None:
+        self._connection = connection
+        self.batch_id = batch_id
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Runs one statement and returns its rows."""
+        return run(self._connection, sql, parameters)
+
+    def change(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        """Runs one INSERT, UPDATE or DELETE and returns how many rows it touched."""
+        rows = run(self._connection, sql, parameters)
+        return int(rows[0][0]) if rows else 0
+
+
+class Lake:
+    """One DuckDB instance with the lake attached. Owned by one thread; `open` again after LakeUnavailable."""
+
+    def __init__(self, config: LakeConfig) -> None:
+        self.config = config
+        self._connection = self._open()
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        connection = memory_connection(self.config)
+        try:
+            load_extensions(connection)
+            attach(connection, self.config)
+        except duckdb.Error as error:
+            connection.close()
+            raise classify(error) from error
+        except LakeError:
+            connection.close()
+            raise
+        return connection
+
+    def reopen(self) -> None:
+        """Throws the DuckDB instance away and opens a new one: after a failed COMMIT its state is unknown."""
+        self.close()
+        self._connection = self._open()
+
+    def close(self) -> None:
+        """Closes the DuckDB instance and its sessions in the catalog."""
+        self._connection.close()
+
+    def interrupt(self) -> None:
+        """Stops the running statement, from any thread; it fails with StatementFailed."""
+        self._connection.interrupt()
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Reads outside of a transaction."""
+        return run(self._connection, sql, parameters)
+
+    @contextmanager
+    def transaction(self, message: str) -> Iterator[Transaction]:
+        """Runs the block in one DuckLake transaction and commits it.
+
+        Each commit carries a batch id of its own, so that after an error at COMMIT PostgreSQL can be asked
+        whether it was applied; if it was, the block counts as done.
+
+        Raises:
+            LakeConflict, LakeUnavailable, StatementFailed: nothing was committed; of LakeUnavailable at COMMIT
+                that is not certain, so whoever tries again reads cursor and ledger again.
+        """
+        transaction = Transaction(self._connection, str(uuid4()))
+        transaction.query("BEGIN TRANSACTION")
+        try:
+            transaction.query(
+                f"CALL {CATALOG_NAME}.set_commit_message(?, ?, extra_info => ?)",
+                ("lotus-lake", message, transaction.batch_id),
+            )
+            yield transaction
+        except BaseException:
+            self._roll_back()
+            raise
+        self._commit(transaction.batch_id)
+
+    def _roll_back(self) -> None:
+        try:
+            self._connection.execute("ROLLBACK")
+        except duckdb.Error:
+            # ROLLBACK may raise although it rolled back; a new instance is certain to have no transaction.
+            self.close()
+            self._connection = memory_connection()
+            self._connection.close()
+
+    def _commit(self, batch_id: str) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except duckdb.Error as error:
+            failure = classify(error)
+            try:
+                outcome = commit_outcome(self.config.catalog, instance=self.config.instance, batch_id=batch_id)
+            except (psycopg.Error, TimeoutError) as unknown:
+                raise LakeUnavailable("postgresql", f"the outcome of a COMMIT is unknown: {unknown}") from error
+            self.reopen()
+            if outcome == "committed":
+                return
+            raise failure from error
+
+
+def attach(connection: duckdb.DuckDBPyConnection, config: LakeConfig) -> None:
+    """Attaches the lake as `lakehouse` with the settings that the design depends on, and uses it."""
+    catalog, store = config.catalog, config.store
+    # DuckLake's own retry checks conflicts in snapshot history, which expiry removes: a retry is ours.
+    connection.execute("SET ducklake_max_retry_count = 0")
+    secure, address = split_endpoint(store.endpoint)
+    connection.execute(
+        "CREATE OR REPLACE SECRET lake_store (TYPE s3, KEY_ID ?, SECRET ?, ENDPOINT ?, REGION ?, USE_SSL ?,"
+        " URL_STYLE 'path')",
+        (store.access_key_id, store.secret_access_key, address, store.region, secure),
+    )
+    connection.execute(
+        "CREATE OR REPLACE SECRET lake_catalog (TYPE postgres, HOST ?, PORT ?, DATABASE ?, USER ?, PASSWORD ?)",
+        (catalog.host, catalog.port, catalog.database, catalog.user, catalog.password),
+    )
+    session = f"application_name={application_name(config.instance)} connect_timeout=5 " + " ".join(
+        f"{name}={value}" for name, value in KEEPALIVES.items()
+    )
+    connection.execute(
+        "CREATE OR REPLACE SECRET lake (TYPE ducklake, METADATA_PATH ?, DATA_PATH ?, METADATA_SCHEMA ?,"
+        " METADATA_PARAMETERS MAP {'TYPE': 'postgres', 'SECRET': 'lake_catalog'})",
+        (session, config.data_path, catalog.schema),
+    )
+    connection.execute(f"ATTACH 'ducklake:lake' AS {CATALOG_NAME} (DATA_INLINING_ROW_LIMIT 0)")
+    connection.execute(f"USE {CATALOG_NAME}.main")
+
+
+def split_endpoint(endpoint: str) -> tuple[bool, str]:
+    """Splits an endpoint URL into (https?, host:port), the form that DuckDB wants."""
+    scheme, _, address = endpoint.rpartition("://")
+    return scheme != "http", address.rstrip("/")
+
+
+def run(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object]) -> list[Row]:
+    """Runs one statement, its errors classified."""
+    try:
+        return connection.execute(sql, parameters).fetchall()
+    except duckdb.Error as error:
+        raise classify(error) from error
+
+
+_CONFLICT = re.compile(r"transaction conflict|write-write conflict|conflict on (update|tuple|commit)", re.IGNORECASE)
+_POSTGRES = re.compile(
+    r"libpq|connection to server|server closed the connection|terminating connection|could not connect"
+    r"|no connection to the server|connection (is )?(closed|lost|reset)|SSL SYSCALL|the database system is"
+    r"|idle-in-transaction timeout|could not receive data|could not send data|too many clients",
+    re.IGNORECASE,
+)
+_STORE = re.compile(r"\bHTTP\b|s3://|https?://|Could not establish connection|curl", re.IGNORECASE)
+
+
+def classify(error: duckdb.Error) -> LakeError:
+    """Names the next move for an error of DuckDB."""
+    text = str(error)
+    if _CONFLICT.search(text):
+        return LakeConflict(without_values(text))
+    if _POSTGRES.search(text):
+        return LakeUnavailable("postgresql", without_values(text))
+    if isinstance(error, duckdb.HTTPException) or (isinstance(error, duckdb.IOException) and _STORE.search(text)):
+        return LakeUnavailable("s3", without_values(text))
+    if isinstance(error, duckdb.ConnectionException):
+        return LakeUnavailable("postgresql", without_values(text))
+    return StatementFailed(type(error).__name__, without_values(text))

@@ -1,0 +1,115 @@
+"""The ledger `meta.feeder_files`: a row for each load; the latest row of a (bucket, key) is its state."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from feeders.epoch import Epoch
+from feeders.lake import Transaction
+from feeders.reader import Queryable
+from feeders.streams import StreamId
+
+Action = Literal["loaded", "replaced", "removed", "replayed", "adopted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectVersion:
+    """What one GET brought: the unit of loading. `etag` is that of the answer, without quotes."""
+
+    bucket: str
+    key: str
+    etag: str
+    version_id: str | None
+    size_bytes: int
+    last_modified: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerEntry:
+    """A row of the ledger. For a removal `version` is the one that went away."""
+
+    stream: StreamId
+    version: ObjectVersion
+    rows: int
+    rescued_rows: int
+    action: Action
+    found_by: str
+    requested_by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyState:
+    """The latest ledger row of a key."""
+
+    etag: str
+    action: Action
+    rows: int
+
+    @property
+    def is_present(self) -> bool:
+        """Says whether the key's rows are in staging."""
+        return self.action != "removed"
+
+
+class LedgerClock:
+    """Gives `loaded_at` values that only grow within a term, so that (epoch, loaded_at) orders the ledger."""
+
+    def __init__(self) -> None:
+        self._last = datetime.min.replace(tzinfo=UTC)
+
+    def now(self) -> datetime:
+        """The wall clock, but later than the last answer."""
+        self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
+        return self._last
+
+
+def latest_states(transaction: Queryable, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], KeyState]:
+    """Reads the state of these (bucket, key) pairs in one query; what decides on it reads in its transaction."""
+    if not keys:
+        return {}
+    buckets, names = [bucket for bucket, _ in keys], [key for _, key in keys]
+    rows = transaction.query(
+        "SELECT bucket, key, last(etag ORDER BY epoch, loaded_at), last(action ORDER BY epoch, loaded_at),"
+        " last(rows ORDER BY epoch, loaded_at) FROM meta.feeder_files"
+        # The bounds let DuckLake skip files by their statistics; the semi join then takes the very keys.
+        " WHERE key BETWEEN ? AND ? AND (bucket, key) IN (SELECT unnest(?), unnest(?)) GROUP BY bucket, key",
+        (min(names, key=str.encode), max(names, key=str.encode), buckets, names),
+    )
+    return {
+        (bucket, key): KeyState(etag=etag, action=action, rows=count) for bucket, key, etag, action, count in rows
+    }
+
+
+def write_entries(
+    transaction: Transaction, entries: Sequence[LedgerEntry], *, epoch: Epoch, loaded_at: datetime
+) -> None:
+    """Appends rows to the ledger."""
+    if not entries:
+        return
+    transaction.change(
+        "INSERT INTO meta.feeder_files (source, stream, bucket, key, etag, version_id, size_bytes, last_modified,"
+        " rows, rescued_rows, action, found_by, requested_by, reason, epoch, loaded_at)"
+        " SELECT unnest(?), unnest(?), unnest(?), unnest(?), unnest(?), unnest(?::VARCHAR[]), unnest(?::BIGINT[]),"
+        " unnest(?::TIMESTAMPTZ[]), unnest(?::BIGINT[]), unnest(?::BIGINT[]), unnest(?), unnest(?),"
+        " unnest(?::VARCHAR[]), unnest(?::VARCHAR[]), ?, ?",
+        (
+            [e.stream.source for e in entries],
+            [e.stream.stream for e in entries],
+            [e.version.bucket for e in entries],
+            [e.version.key for e in entries],
+            [e.version.etag for e in entries],
+            [e.version.version_id for e in entries],
+            [e.version.size_bytes for e in entries],
+            [e.version.last_modified for e in entries],
+            [e.rows for e in entries],
+            [e.rescued_rows for e in entries],
+            [e.action for e in entries],
+            [e.found_by for e in entries],
+            [e.requested_by for e in entries],
+            [e.reason for e in entries],
+            epoch,
+            loaded_at,
+        ),
+    )

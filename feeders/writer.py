@@ -1,0 +1,335 @@
+"""The one thread that writes the lake: group commit, halving, and the transforms after a commit.
+
+Work is taken in the order in which it was submitted, as much as is ready and fits the limits; the writer never
+waits for more. A batch whose statements fail is halved until the bad item is alone, so the good ones commit.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from feeders.append import apply_batch, key_of
+from feeders.epoch import Epoch
+from feeders.failures import Failure
+from feeders.lake import Lake, LakeConflict, LakeError, LakeFenced, LakeUnavailable, StatementFailed
+from feeders.ledger import LedgerClock
+from feeders.streams import StreamId
+from feeders.work import Applied, ClaimCheck, ClaimLost, Load, Outcome, Result, Work
+
+T = TypeVar("T")
+
+MAX_CONFLICTS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLimits:
+    """How much one transaction takes at most; a single item above a limit goes alone."""
+
+    files: int = 200
+    rows: int = 1_000_000
+    bytes: int = 256 * 1024**2
+    min_interval_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """A submitted work item and the future that its result goes to."""
+
+    work: Work
+    is_claimed: ClaimCheck
+    future: "Future[Result]" = field(default_factory=lambda: Future[Result]())
+    submitted_at: float = field(default_factory=time.monotonic)
+
+
+class FollowUp(Protocol):
+    """What runs after commits, on the writer's thread: the transforms."""
+
+    def changed(self, streams: Iterable[StreamId]) -> None:
+        """Notes that the staging tables of these streams changed."""
+        ...
+
+    def due_in(self, *, idle: bool) -> float | None:
+        """Seconds until `run` is due; None when there is nothing to do. `idle`: no work is waiting."""
+        ...
+
+    def run(self, lake: Lake, epoch: Epoch) -> None:
+        """Does it, in transactions of its own. Raises LakeError."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    run: Callable[[Lake], None]
+    fail: Callable[[BaseException], None]
+
+
+class Writer:
+    """Owns the lake's writing thread for one term.
+
+    A LakeFenced, or an error that this class does not know, ends the term: `ended` gets it as its exception,
+    every waiting future fails with it, and nothing is written any more.
+    """
+
+    def __init__(
+        self, open_lake: Callable[[], Lake], *, epoch: Epoch, limits: BatchLimits, follow_up: FollowUp | None = None
+    ) -> None:
+        self._open_lake = open_lake
+        self._epoch = epoch
+        self._limits = limits
+        self._follow_up = follow_up
+        self._queue: queue.SimpleQueue[Pending | _Call | None] = queue.SimpleQueue()
+        self._held: deque[Pending | _Call] = deque()
+        self._lake: Lake | None = None
+        self._clock = LedgerClock()
+        self._open_failures: set[tuple[str, str]] | None = None
+        self._last_commit = 0.0
+        self._retry_at = 0.0
+        self._closing = False
+        self.ended: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="lake-writer", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def submit(self, work: Work, *, is_claimed: ClaimCheck = lambda: True) -> "Future[Result]":
+        """Queues a work item. Its future resolves after the COMMIT, or fails with ClaimLost or a LakeError."""
+        pending = Pending(work=work, is_claimed=is_claimed)
+        self._queue.put(pending)
+        if self.ended.done():
+            self._fail_waiting(LakeFenced("the writer has ended"))
+        return pending.future
+
+    def call(self, function: Callable[[Lake], T]) -> "Future[T]":
+        """Runs a function of the lake on the writer's thread, between two batches."""
+        future: Future[T] = Future()
+
+        def run(lake: Lake) -> None:
+            future.set_result(function(lake))
+
+        self._queue.put(_Call(run=run, fail=future.set_exception))
+        return future
+
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Finishes what was submitted, then stops the thread. Returns whether it stopped in time."""
+        self._queue.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # --- on the writer's thread ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closing or self._held:
+                self._step()
+        except BaseException as error:  # noqa: BLE001 - whatever ends the term must reach every waiting future
+            self.ended.set_exception(error)
+            self._fail_waiting(LakeFenced(f"the writer has ended: {error}"))
+        else:
+            self.ended.set_result(None)
+        finally:
+            if self._lake is not None:
+                self._lake.close()
+
+    def _step(self) -> None:
+        item = self._next(self._wait_s())
+        match item:
+            case None:
+                pass
+            case _Call():
+                self._run_call(item)
+            case Pending():
+                self._commit(self._begin(self._take(item)))
+        if self._follow_up is not None and self._wait_s() == 0 and not self._closing:
+            self._run_follow_up(self._follow_up)
+
+    def _wait_s(self) -> float | None:
+        due = self._follow_up.due_in(idle=self._queue.empty() and not self._held) if self._follow_up else None
+        if due is None:
+            return None
+        return max(due, self._retry_at - time.monotonic(), 0.0)
+
+    def _next(self, timeout_s: float | None) -> Pending | _Call | None:
+        if self._held:
+            return self._held.popleft()
+        try:
+            item = self._queue.get(timeout=timeout_s) if timeout_s != 0 else self._queue.get_nowait()
+        except queue.Empty:
+            return None
+        if item is None:
+            self._closing = True
+        return item
+
+    def _take(self, first: Pending) -> list[Pending]:
+        pause = self._last_commit + self._limits.min_interval_s - time.monotonic()
+        if pause > 0 and not self._closing:
+            time.sleep(pause)
+        batch, keys = [first], {_key(first.work)}
+        files, rows, size = 1, _rows(first.work), _bytes(first.work)
+        while files < self._limits.files:
+            item = self._next(0)
+            if item is None:
+                break
+            fits = isinstance(item, Pending) and not (
+                rows + _rows(item.work) > self._limits.rows
+                or size + _bytes(item.work) > self._limits.bytes
+                or _key(item.work) in keys
+            )
+            if not fits or not isinstance(item, Pending):
+                self._held.append(item)
+                break
+            batch.append(item)
+            keys.add(_key(item.work))
+            files, rows, size = files + 1, rows + _rows(item.work), size + _bytes(item.work)
+        return batch
+
+    def _run_call(self, call: _Call) -> None:
+        try:
+            call.run(self._opened())
+        except LakeFenced as error:
+            call.fail(error)
+            raise
+        except LakeUnavailable as error:
+            self._drop_lake()
+            call.fail(error)
+        except Exception as error:  # noqa: BLE001 - the caller gets it through its future
+            call.fail(error)
+
+    def _begin(self, batch: Iterable[Pending]) -> list[Pending]:
+        """Keeps the items that are still wanted: from here on nobody can cancel them."""
+        claimed: list[Pending] = []
+        for item in batch:
+            if not item.future.set_running_or_notify_cancel():
+                continue
+            if item.is_claimed():
+                claimed.append(item)
+            else:
+                item.future.set_exception(ClaimLost("the claim ended while the key waited for the writer"))
+        return claimed
+
+    def _commit(self, claimed: Sequence[Pending]) -> None:
+        if not claimed:
+            return
+        started = time.monotonic()
+        try:
+            results = self._transact([item.work for item in claimed])
+        except StatementFailed as error:
+            self._halve(claimed, error)
+            return
+        except LakeFenced as error:
+            _fail(claimed, error)
+            raise
+        except LakeError as error:
+            self._drop_lake()
+            _fail(claimed, error)
+            return
+        self._last_commit = time.monotonic()
+        for item, result in zip(claimed, results, strict=True):
+            item.future.set_result(
+                Result(
+                    applied=result,
+                    batch_items=len(claimed),
+                    queue_s=started - item.submitted_at,
+                    commit_s=self._last_commit - started,
+                )
+            )
+
+    def _halve(self, batch: Sequence[Pending], error: StatementFailed) -> None:
+        if error.invalidates_instance:
+            self._drop_lake()
+        if len(batch) == 1:
+            _fail(batch, error)
+            return
+        middle = len(batch) // 2
+        self._commit(batch[:middle])
+        self._commit(batch[middle:])
+
+    def _transact(self, works: list[Work]) -> tuple[Applied, ...]:
+        for attempt in range(1, MAX_CONFLICTS + 1):
+            lake = self._opened()
+            try:
+                with lake.transaction(f"{len(works)} items") as transaction:
+                    if self._open_failures is None:
+                        self._open_failures = read_open_failures(lake)
+                    results = apply_batch(
+                        transaction, works, epoch=self._epoch, clock=self._clock, open_failures=self._open_failures
+                    )
+            except LakeConflict:
+                # Someone else's DML on our tables, or the next writer: the epoch, read again, tells which.
+                if attempt == MAX_CONFLICTS:
+                    raise
+                continue
+            self._note(works, results)
+            return results
+        raise AssertionError("unreachable")
+
+    def _note(self, works: Sequence[Work], results: Sequence[Applied]) -> None:
+        streams: set[StreamId] = set()
+        assert self._open_failures is not None
+        for work, result in zip(works, results, strict=True):
+            if isinstance(work, Failure):
+                if work.bucket is not None and work.key is not None:
+                    self._open_failures.add((work.bucket, work.key))
+                continue
+            if result.outcome is not Outcome.ABSENT:
+                self._open_failures.discard(key_of(work))
+            if result.outcome not in (Outcome.DUPLICATE, Outcome.ABSENT):
+                streams.add(work.stream.id)
+        if streams and self._follow_up is not None:
+            self._follow_up.changed(streams)
+
+    def _run_follow_up(self, follow_up: FollowUp) -> None:
+        try:
+            follow_up.run(self._opened(), self._epoch)
+        except LakeFenced:
+            raise
+        except LakeError:
+            # `run` has recorded it; staging is right, and the models catch up at the next try.
+            self._drop_lake()
+            self._retry_at = time.monotonic() + 1.0
+
+    def _opened(self) -> Lake:
+        if self._lake is None:
+            self._lake = self._open_lake()
+        return self._lake
+
+    def _drop_lake(self) -> None:
+        if self._lake is not None:
+            self._lake.close()
+            self._lake = None
+
+    def _fail_waiting(self, error: LakeError) -> None:
+        while (item := self._next(0)) is not None:
+            match item:
+                case Pending():
+                    item.future.set_exception(error)
+                case _Call():
+                    item.fail(error)
+
+
+def read_open_failures(lake: Lake) -> set[tuple[str, str]]:
+    """Reads which (bucket, key) have an open dead letter; the writer then keeps the set by itself."""
+    rows = lake.query("SELECT DISTINCT bucket, key FROM meta.feeder_failures WHERE resolved_at IS NULL")
+    return {(bucket, key) for bucket, key in rows if bucket is not None and key is not None}
+
+
+def _key(work: Work) -> object:
+    return object() if isinstance(work, Failure) else key_of(work)
+
+
+def _rows(work: Work) -> int:
+    return work.plan.rows if isinstance(work, Load) else 0
+
+
+def _bytes(work: Work) -> int:
+    return work.version.size_bytes if isinstance(work, Load) else 0
+
+
+def _fail(batch: Iterable[Pending], error: Exception) -> None:
+    for item in batch:
+        item.future.set_exception(error)
