@@ -2,10 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from consumer.landing.expected import SALES_COLUMNS, SalesRow
 
 MAX_EXAMPLES = 5
+
+_TIMESTAMPS = ("order_date", "cancelled_at", "_airbyte_extracted_at")
+# DuckDB's client can't hand out a TIMESTAMPTZ without pytz, which we don't have: microseconds it is.
+SALES_SELECT_LIST = ", ".join(
+    f"epoch_us({column}) AS {column}" if column in _TIMESTAMPS else column for column in SALES_COLUMNS
+)
+"""What to SELECT from `main.fct_sales` for `compare_sales`."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +62,12 @@ class Difference:
 
 
 def compare_sales(expected: Mapping[int, SalesRow], found: Iterable[Sequence[object]]) -> Difference:
-    """Compares row by row. `found` has the columns of `SALES_COLUMNS` in order, timestamps with a zone."""
+    """Compares row by row.
+
+    Args:
+        expected: rows by order id.
+        found: the columns of `SALES_COLUMNS` in order; timestamps with a zone, or as microseconds since 1970.
+    """
     unexpected: list[str] = []
     repeated: list[int] = []
     by_column: dict[str, list[int]] = {}
@@ -70,8 +84,7 @@ def compare_sales(expected: Mapping[int, SalesRow], found: Iterable[Sequence[obj
             seen.add(order_id)
             wanted = expected[order_id].values()
             for column, want, have in zip(SALES_COLUMNS, wanted, values, strict=True):
-                # A float that equals a Decimal is still the wrong column type.
-                if type(want) is not type(have) or want != have:
+                if not _same(want, have):
                     by_column.setdefault(column, []).append(order_id)
     return Difference(
         expected_rows=len(expected),
@@ -81,3 +94,11 @@ def compare_sales(expected: Mapping[int, SalesRow], found: Iterable[Sequence[obj
         repeated=tuple(repeated),
         by_column={column: tuple(ids) for column, ids in by_column.items()},
     )
+
+
+def _same(want: object, have: object) -> bool:
+    if isinstance(want, datetime):
+        have = _EPOCH + timedelta(microseconds=have) if isinstance(have, int) else have
+        return isinstance(have, datetime) and want == have
+    # A float that equals a Decimal still means a wrong column type.
+    return type(want) is type(have) and want == have

@@ -117,6 +117,11 @@ class Landing(Iterator[LandingFile]):
         self._objects[made.file.key] = made.expected
         return made.file
 
+    @property
+    def objects(self) -> Mapping[str, ExpectedObject]:
+        """What is in the bucket after all files so far: the last content of each key."""
+        return self._objects
+
     def expected_sales(self) -> dict[int, SalesRow]:
         """Returns what `main.fct_sales` must hold once all files so far are loaded, by order id."""
         return expected_sales(self._objects.values())

@@ -1,4 +1,4 @@
-"""Puts a landing into a bucket: at a rate, several at once, and a key that comes again only after its former put."""
+"""Puts a landing into a bucket: at a rate, several at once, the puts of one key one after the other."""
 
 import asyncio
 import time
