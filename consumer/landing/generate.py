@@ -92,7 +92,7 @@ class Landing(Iterator[LandingFile]):
                 f"rows of a file are {self._least} to {self._most}: at least 1 and in this order, please"
             )
             raise ValueError(message)
-        self._streams = _nine(streams or _project_streams(prefix))
+        self._streams = _nine(_project_streams(prefix) if streams is None else streams)
         self._encoders = {stream.id: Encoder(stream.columns) for stream in self._streams}
         self._dice = dice = Dice(seed)
         shop = Shop(dice, _FIRST_DAY_US + dice.below(500) * DAY_US + dice.below(DAY_US))
