@@ -63,8 +63,8 @@ class Input:
 class Model:
     """One model.
 
-    `sql` is its SELECT without headers; it may end in a comment, so put it on lines of its own. `sql_hash` is of
-    the whole file, headers included: another hash asks for a rebuild.
+    `sql` is its SELECT without headers; it may end in a comment, so put it on lines of its own. `sql_hash` is
+    of the whole file, headers included: another hash asks for a rebuild.
     """
 
     name: str
@@ -168,28 +168,33 @@ def _inputs(headers: Headers, tables: set[str]) -> tuple[Input, ...]:
         what = f"reads {', '.join(missing)} without a header 'map'"
         hint = f"-- map: {missing[0]}: the column that holds the model's key, or a SELECT from changed"
         raise SqlFileError(headers.path, what, hint=hint)
-    inputs: list[Input] = []
-    for table in sorted(tables):
-        header, value = maps[table]
-        restrict = restricts.get(table)
-        if _COLUMN.fullmatch(value):
-            column = quote_identifier(value)
-            keys_sql = f"SELECT {column} FROM changed"  # noqa: S608 (a quoted identifier)
-            restrict_sql = f"{column} IN (SELECT key FROM keys)"  # noqa: S608 (as above)
-        elif restrict is None:
-            what = f"maps {table} with a SELECT, but has no header 'restrict' for it"
-            raise SqlFileError(
-                headers.path, what, line=header.line, hint=f"-- restrict: {table}: a condition"
-            )
-        else:
-            keys_sql = value
-            restrict_sql = ""
-        if restrict is not None:
-            restrict_sql = restrict[1]
-        _check_map(headers.path, header.line, keys_sql, own="changed", tables=tables)
-        _check_map(headers.path, header.line, f"SELECT 1 WHERE {restrict_sql}", own="keys", tables=tables)
-        inputs.append(Input(table=table, keys_sql=keys_sql, restrict_sql=restrict_sql))
-    return tuple(inputs)
+    return tuple(
+        _input(headers.path, table, tables=tables, mapped=maps[table], restrict=restricts.get(table))
+        for table in sorted(tables)
+    )
+
+
+def _input(
+    path: Path,
+    table: str,
+    *,
+    tables: set[str],
+    mapped: tuple[Header, str],
+    restrict: tuple[Header, str] | None,
+) -> Input:
+    header, keys_sql = mapped
+    condition = (header, "")
+    if _COLUMN.fullmatch(keys_sql):
+        column = quote_identifier(keys_sql)
+        keys_sql = f"SELECT {column} FROM changed"  # noqa: S608 (a quoted identifier)
+        condition = (header, f"{column} IN (SELECT key FROM keys)")  # noqa: S608 (as above)
+    elif restrict is None:
+        what = f"maps {table} with a SELECT, but has no header 'restrict' for it"
+        raise SqlFileError(path, what, line=header.line, hint=f"-- restrict: {table}: a condition")
+    restricted, restrict_sql = restrict or condition
+    _check_map(path, header.line, keys_sql, own="changed", tables=tables)
+    _check_map(path, restricted.line, f"SELECT 1 WHERE {restrict_sql}", own="keys", tables=tables)
+    return Input(table=table, keys_sql=keys_sql, restrict_sql=restrict_sql)
 
 
 def _by_table(headers: Headers, name: str, tables: set[str]) -> dict[str, tuple[Header, str]]:
