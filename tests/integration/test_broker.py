@@ -159,6 +159,37 @@ async def test_a_claim_without_a_sign_of_life_comes_back(broker: Broker) -> None
     assert await broker.pending(ORDERS) == (0, 0)
 
 
+async def test_a_waiting_fetch_gets_each_key_at_once(broker: Broker) -> None:
+    """nats-py's own fetch stands still here for its whole timeout, once in some hundred turns."""
+    clock = asyncio.get_running_loop().time
+    slowest_s = 0.0
+    for number in range(400):
+        waiting = asyncio.create_task(broker.fetch(ORDERS, 10, 10))
+        await asyncio.sleep(0.005 if number % 2 else 0)
+        published = clock()
+        await broker.publish_key(_event(number), ORDERS)
+        [delivery] = await waiting
+        slowest_s = max(slowest_s, clock() - published)
+        await delivery.done()
+    assert slowest_s < 2
+
+
+async def test_a_cancelled_fetch_loses_nothing(config: BrokerConfig) -> None:
+    async with _connected(replace(config, ack_wait_s=60)) as broker:
+        await broker.ensure()
+        await broker.subscribe([ORDERS])
+        waiting = asyncio.create_task(broker.fetch(ORDERS, 5, 10))
+
+        async def asked() -> bool:
+            pull = broker._pulls.get("keys==shopify==orders")  # pyright: ignore[reportPrivateUsage]
+            return pull is not None and pull._requests == 2  # pyright: ignore[reportPrivateUsage]
+
+        await wait_until_async(asked, what="the fetch waits for a message")
+        waiting.cancel()
+        await broker.publish_key(_event(), ORDERS)  # the server still has the request
+        assert KeyEvent.from_json((await _one(broker)).payload) == _event()
+
+
 async def test_open_claims_are_bounded(config: BrokerConfig) -> None:
     async with _connected(replace(config, max_ack_pending=3, ack_wait_s=60)) as broker:
         await broker.ensure()
