@@ -87,7 +87,8 @@ def _rebuild(lists: Array, elements: Array, kind: ArrowType) -> Array:
 
 def convert_scalars(values: Array, name: str) -> tuple[Array, list[int]]:
     """Convert into the scalar type of that name; also return the positions of what doesn't fit."""
-    if name == "JSON" and (pa.types.is_struct(values.type) or is_list(values.type)):
+    composite = pa.types.is_struct(values.type) or pa.types.is_map(values.type) or is_list(values.type)
+    if name == "JSON" and composite:
         texts = [None if each is None else dump_json(each) for each in json_values(values)]
         return pa.array(texts, pa.string()), []
     kind = values.type

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from feeders.arrow import READ_ERRORS, Array, pa, pq
 from feeders.convert import arrow_type, convert_fields
+from feeders.matching import RESCUED_COLUMN
 from feeders.parquet import BadFile, Footer, open_parquet, raise_bad_pages
 from feeders.rescue import MAX_PATHS, Place, Rescue
 from feeders.types import Struct
-
-RESCUED_COLUMN = "_rescued_data"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NoReturn
 
 from feeders.arrow import READ_ERRORS, FileMetaData, ParquetFile, pa, pq
-from feeders.parquet_schema import FileSchema, FooterHead, FooterLimitError, parse_footer_head
+from feeders.parquet_schema import FooterLimitError, parse_footer_head
+from feeders.parquet_types import FileSchema, FooterHead
 from feeders.thrift import FooterSyntaxError
 
 BadFileReason = Literal[
@@ -52,7 +53,7 @@ class Limits:
     max_footer_bytes: int = 32 * 1024**2
 
 
-class BadFile(Exception):  # noqa: N818 - named by what is found, as the verdict's table reads it
+class BadFile(Exception):
     """The file can't be loaded, now or later: a dead letter.
 
     Attributes:
@@ -233,7 +234,18 @@ def _metadata(tail: bytes) -> FileMetaData:
         ).metadata
     except READ_ERRORS as error:
         message = f"pyarrow can't read its footer: {type(error).__name__}"
-        raise BadFile("corrupt", message, {"footer_bytes": len(tail) - _TRAILER_BYTES}) from None
+        evidence = {"footer_bytes": len(tail) - _TRAILER_BYTES}
+        raise BadFile(_reason_of(error), message, evidence) from None
+
+
+def _reason_of(error: Exception) -> BadFileReason:
+    match error:
+        case pa.ArrowNotImplementedError():
+            return "unsupported"
+        case MemoryError():
+            return "over_limit"
+        case _:
+            return "corrupt"
 
 
 def open_parquet(path: Path) -> ParquetFile:
@@ -285,11 +297,10 @@ def raise_bad_pages(path: Path, footer: Footer, cause: Exception) -> NoReturn:
                 ):
                     pass
             except READ_ERRORS as error:
-                reason = "unsupported" if isinstance(error, pa.ArrowNotImplementedError) else "corrupt"
                 message = (
                     f"column {name} of row group {number} can't be read ({type(error).__name__}); "
                     "the footer is sound"
                 )
-                raise BadFile(reason, message, {"row_group": number, "column": name}) from None
+                raise BadFile(_reason_of(error), message, {"row_group": number, "column": name}) from None
     message = f"pyarrow can't read its rows ({type(cause).__name__}), though each column by itself"
     raise BadFile("corrupt", message, {"rows": footer.rows}) from None
