@@ -193,7 +193,11 @@ def _footer(tail: bytes, head: FooterHead, size: int, limits: Limits) -> Footer:
             chunk = group.column(position)
             unpacked_chunk: int = chunk.total_uncompressed_size
             packed: int = chunk.total_compressed_size
+            # A chunk begins with its dictionary page, if it has one.
             start: int = chunk.data_page_offset
+            dictionary: int | None = chunk.dictionary_page_offset
+            if dictionary is not None and 0 < dictionary < start:
+                start = dictionary
             if unpacked_chunk < 0 or packed < 0 or not 0 <= start <= data_end or start + packed > size:
                 message = (
                     f"column {chunk.path_in_schema} of row group {number} claims {packed} bytes at {start}, "
