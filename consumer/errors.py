@@ -3,6 +3,10 @@
 ```
 LotusError
 ├── Unavailable            a dependency does not answer: wait, back off, try again
+│   └── NeedsMending           it refuses us, or is full: wait too, but a person has to do something (`hint`)
+├── NotFound               the bucket has no such key: gone, not there yet, or never there
+├── UnexpectedAnswer       S3 refuses a request about one key in a way that we have no name for
+├── LockLost               another process may be the writer by now: write nothing more, end the term
 ├── Misconfigured          something is set up wrong: stop with exit status 3 and say the cure (`hint`)
 │   └── BrokerMisconfigured    a js_stream, subscription or permission on the NATS server is not ours
 ├── BadKeyEvent            a message is not a key event: dead letter, it can never become one
@@ -15,7 +19,7 @@ class LotusError(Exception):
     """Any error that this program raises on purpose."""
 
 
-class Unavailable(LotusError):  # noqa: N818 - named by the next move
+class Unavailable(LotusError):
     """A dependency does not answer, or not yet: wait and try again.
 
     Attributes:
@@ -27,7 +31,35 @@ class Unavailable(LotusError):  # noqa: N818 - named by the next move
         self.dependency = dependency
 
 
-class Misconfigured(LotusError):  # noqa: N818 - named by the next move
+class NeedsMending(Unavailable):
+    """A dependency answers, but refuses us or has no room. It is the service's trouble, never one key's.
+
+    At run time it is waited for like any Unavailable, since a person may mend it meanwhile.
+
+    Attributes:
+        hint: what that person has to do.
+        code: the dependency's own name for the trouble, e.g. "AccessDenied"; empty if it gave none.
+    """
+
+    def __init__(self, dependency: str, message: str, *, hint: str, code: str = "") -> None:
+        super().__init__(dependency, f"{message} ({hint})")
+        self.hint = hint
+        self.code = code
+
+
+class NotFound(LotusError):
+    """The bucket has no object with this key."""
+
+
+class UnexpectedAnswer(LotusError):
+    """S3 refused a request in a way that we have no name for. The text is the server's code and message."""
+
+
+class LockLost(LotusError):
+    """The writer's lock is lost, or may be: nothing more may be written in this term."""
+
+
+class Misconfigured(LotusError):
     """Something is set up wrong, and no waiting mends it.
 
     Attributes:
@@ -43,11 +75,11 @@ class BrokerMisconfigured(Misconfigured):
     """The NATS server holds a configuration, or gives permissions, that we can't work with."""
 
 
-class BadKeyEvent(LotusError):  # noqa: N818 - named by the next move
+class BadKeyEvent(LotusError):
     """A value or message is not a key event. The text names the field and never quotes a whole payload."""
 
 
-class Undecodable(LotusError):  # noqa: N818 - named by the next move
+class Undecodable(LotusError):
     """A raw notification could not be understood.
 
     Attributes:

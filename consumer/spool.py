@@ -1,0 +1,143 @@
+"""The spool: a bounded local folder for objects that are read, checked and waiting for the writer."""
+
+import asyncio
+import errno
+import fcntl
+import os
+import shutil
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Self
+
+from consumer.errors import Misconfigured, NeedsMending
+
+_PREFIX = "lotus-slot-"
+_LOCK = "lotus-spool.lock"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Slot:
+    """One object's room in the spool: a folder of its own, removed with everything in it at the block's end."""
+
+    def __init__(self, work_dir: Path) -> None:
+        self.work_dir = work_dir
+        self.path = work_dir / "object.parquet"
+        """Where the object's bytes go; the caller creates the file."""
+
+
+class Spool:
+    """Hands out room for objects, first come, first served. Owned by one event loop and one process.
+
+    As a context manager it takes the folder for this process and removes what an earlier one left there.
+    """
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        self.directory = directory
+        self.max_bytes = max_bytes
+        self.used_bytes = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._lock_fd: int | None = None
+
+    def __enter__(self) -> Self:
+        """Creates, locks and clears the folder.
+
+        Raises:
+            Misconfigured: the folder can't be used, or another process uses it.
+        """
+        hint = "set LOTUS_SPOOL_DIR to a folder that only this process uses, on a disk with room"
+        if any(character in str(self.directory) for character in "*?[]{}"):
+            # DuckDB reads a path as a pattern.
+            raise Misconfigured(
+                f"the spool's path {self.directory} has one of the characters *?[]{{}}", hint=hint
+            )
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.directory.stat().st_uid not in (0, os.geteuid()):
+                raise Misconfigured(f"the spool {self.directory} belongs to another user", hint=hint)
+            self._lock_fd = os.open(
+                self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in self.directory.glob(f"{_PREFIX}*"):
+                shutil.rmtree(left)
+        except BlockingIOError as error:
+            self._unlock()
+            raise Misconfigured(
+                f"the spool {self.directory} is used by another process", hint=hint
+            ) from error
+        except OSError as error:
+            self._unlock()
+            raise Misconfigured(
+                f"the spool {self.directory} can't be used: {error.strerror}", hint=hint
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    @asynccontextmanager
+    async def reserve(self, size_bytes: int) -> AsyncGenerator[Slot, None]:
+        """Waits until the bytes fit, and gives a slot for the block. A file larger than the spool goes alone.
+
+        What the block writes beyond `size_bytes` (a normalized copy) is not counted: its holder could only wait
+        for room that others hold, and they for his.
+
+        Raises:
+            NeedsMending: the disk is full; also for what the block itself meets writing there.
+        """
+        await self._take(size_bytes)
+        try:
+            work_dir: Path | None = None
+            try:
+                work_dir = Path(mkdtemp(prefix=_PREFIX, dir=self.directory))
+                yield Slot(work_dir)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                hint = f"free space on the disk of {self.directory}, or lower LOTUS_SPOOL_MAX_BYTES"
+                raise NeedsMending("spool", f"no space left in {self.directory}", hint=hint) from error
+            finally:
+                if work_dir is not None:
+                    shutil.rmtree(work_dir, ignore_errors=True)
+        finally:
+            self._give_back(size_bytes)
+
+    def _fits(self, size_bytes: int) -> bool:
+        return self.used_bytes == 0 or self.used_bytes + size_bytes <= self.max_bytes
+
+    async def _take(self, size_bytes: int) -> None:
+        if not self._waiting and self._fits(size_bytes):
+            self.used_bytes += size_bytes
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size_bytes, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._wake()  # it may have been the one that everybody waited behind
+            else:
+                self._give_back(size_bytes)
+            raise
+
+    def _give_back(self, size_bytes: int) -> None:
+        self.used_bytes -= size_bytes
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            size_bytes, turn = self._waiting[0]
+            if not turn.done() and not self._fits(size_bytes):
+                return
+            self._waiting.popleft()
+            if not turn.done():  # else it was cancelled, and its task has not run since
+                self.used_bytes += size_bytes
+                turn.set_result(None)
