@@ -79,6 +79,7 @@ UNROUTED = [
     "raw/shopify/orders/2024_13_01_1704412800000_0.parquet",
     "raw/shopify/orders/2024_01_05_1704412800000.parquet",
     "raw/shopify/orders/2024_01_05_1704412800000_0.parquet\n",
+    "raw/shopify/orders/2024_01_05_1704412800000_0.parquet.parquet",
     "raw/shopify/orders/2024_01_05_1704412800000_0.parquet.versions/v_0123456789abcdef",
     "raw/shopify/orders/2024_01_05_1704412800000_0.parquet.versions/v_1.parquet",
     "raw/shopify/orders//year=2024/month=01/day=01/part_0.parquet",
