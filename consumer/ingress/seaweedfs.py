@@ -35,14 +35,37 @@ def decode_notification(payload: bytes, *, path: str, found_by: str, now: dateti
     Raises:
         Undecodable: the payload is no `EventNotification`, or its object can't have a key.
     """
+    return _events(_parse(payload), path=path, found_by=found_by, now=now)
+
+
+def decode_logged(payload: bytes, *, directory: bytes, found_by: str, now: datetime) -> tuple[KeyEvent, ...]:
+    """Return the key events of one record of the filer's log, which tells the directory and not the path.
+
+    Raises:
+        Undecodable: as `decode_notification`.
+    """
+    change = _parse(payload)
+    name = change.old_entry.name if change.HasField("old_entry") else change.new_entry.name
+    try:
+        path = f"{directory.decode().rstrip('/')}/{name}"
+    except UnicodeDecodeError:
+        raise Undecodable("a directory whose name is not UTF-8") from None
+    return _events(change, path=path, found_by=found_by, now=now)
+
+
+def _parse(payload: bytes) -> EventNotification:
     try:
         change = EventNotification.FromString(payload)
     except DecodeError:
         raise Undecodable(f"{len(payload):,} bytes that are no EventNotification") from None
+    if not change.HasField("old_entry") and not change.HasField("new_entry"):
+        raise Undecodable("an EventNotification with neither an old nor a new entry")
+    return change
+
+
+def _events(change: EventNotification, *, path: str, found_by: str, now: datetime) -> tuple[KeyEvent, ...]:
     old = change.old_entry if change.HasField("old_entry") else None
     new = change.new_entry if change.HasField("new_entry") else None
-    if old is None and new is None:
-        raise Undecodable("an EventNotification with neither an old nor a new entry")
     new_path = f"{change.new_parent_path.rstrip('/')}/{new.name}" if new and change.new_parent_path else path
     if old is not None and new is not None and path == new_path and _is_only_metadata(new_path, old, new):
         return ()

@@ -53,11 +53,14 @@ class Sweep:
             LakeError: the ledger can't be read.
         """
         listed = published = 0
+        room: dict[StreamId | None, int] = {}
         async for page in pages(self.bucket.list(f"{self.prefix}/" if self.prefix else ""), PAGE):
             listed += len(page)
-            unknown = await asyncio.to_thread(self.reader.read, lambda lake, page=page: self._unknown(lake, page))
+            unknown = await asyncio.to_thread(
+                self.reader.read, lambda lake, page=page: self._unknown(lake, page)
+            )
             for item in unknown:
-                published += await self._publish(item)
+                published += await self._publish(item, room)
         return Swept(listed=listed, published=published)
 
     def _unknown(self, lake: Queryable, page: Sequence[ListedObject]) -> list[ListedObject]:
@@ -73,11 +76,14 @@ class Sweep:
                 unknown.append(item)
         return unknown
 
-    async def _publish(self, item: ListedObject) -> bool:
+    async def _publish(self, item: ListedObject, room: dict[StreamId | None, int]) -> bool:
         route = self.streams.route(item.key)
         stream = route.stream.id if route else None
-        while await self.pending(stream) >= self.max_pending:
-            await asyncio.sleep(WAIT_S)
+        while room.get(stream, 0) <= 0:
+            room[stream] = self.max_pending - await self.pending(stream)
+            if room[stream] <= 0:
+                await asyncio.sleep(WAIT_S)
+        room[stream] -= 1
         event = KeyEvent(
             event="created",
             bucket=self.bucket_name,
