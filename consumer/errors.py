@@ -8,6 +8,7 @@ LotusError
 ├── UnexpectedAnswer       S3 refuses a request about one key in a way that we have no name for
 ├── LockLost               another process may be the writer by now: write nothing more, end the term
 ├── Misconfigured          something is set up wrong: stop with exit status 3 and say the cure (`hint`)
+│   ├── SettingsError          a setting is missing, unknown or wrong: exit status 2
 │   └── BrokerMisconfigured    a js_stream, subscription or permission on the NATS server is not ours
 ├── BadKeyEvent            a message is not a key event: dead letter, it can never become one
 └── Undecodable            a raw notification is of no known form: dead letter, whole
@@ -69,6 +70,10 @@ class Misconfigured(LotusError):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class SettingsError(Misconfigured):
+    """A setting is missing, unknown or wrong: exit status 2."""
 
 
 class BrokerMisconfigured(Misconfigured):

@@ -18,7 +18,12 @@ class Health:
 
 @asynccontextmanager
 async def serve(
-    host: str, port: int, *, registry: CollectorRegistry, live: Callable[[], Health], ready: Callable[[], Health]
+    host: str,
+    port: int,
+    *,
+    registry: CollectorRegistry,
+    live: Callable[[], Health],
+    ready: Callable[[], Health],
 ) -> AsyncIterator[int]:
     """Serves the three pages until the block ends; gives the port that is bound.
 
@@ -32,7 +37,9 @@ async def serve(
     def probe(check: Callable[[], Health]) -> Callable[[web.Request], "web.Response"]:
         def answer(_: web.Request) -> web.Response:
             health = check()
-            return web.json_response({"ok": health.ok, "reason": health.reason}, status=200 if health.ok else 503)
+            return web.json_response(
+                {"ok": health.ok, "reason": health.reason}, status=200 if health.ok else 503
+            )
 
         return answer
 
@@ -43,7 +50,9 @@ async def serve(
         return probe(ready)(request)
 
     application = web.Application(client_max_size=1024)
-    application.add_routes([web.get("/metrics", metrics), web.get("/livez", livez), web.get("/readyz", readyz)])
+    application.add_routes(
+        [web.get("/metrics", metrics), web.get("/livez", livez), web.get("/readyz", readyz)]
+    )
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:

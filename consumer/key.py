@@ -19,10 +19,10 @@ from consumer.objects import Answer, Bucket
 from consumer.spool import Spool
 from consumer.verdict import Ending
 from feeders import fault
-from feeders.lake import LakeConflict, LakeError, LakeFenced, LakeMisconfigured, LakeUnavailable, StatementFailed
+from feeders.lake import LakeConflict, LakeMisconfigured, LakeUnavailable, StatementFailed
 from feeders.ledger import ObjectVersion
 from feeders.parquet import BadFile, Limits, inspect
-from feeders.schema import LoadPlan, plan_load, verify_pages
+from feeders.schema import LoadPlan, plan_load
 from feeders.streams import Route, Stream, StreamTable
 from feeders.work import ClaimLost, Load, Outcome, Removal, Request, Result, Work
 from feeders.writer import Writer
@@ -96,21 +96,36 @@ class KeyWalk:
                         plan = await asyncio.to_thread(self._check, slot.path, route, slot.work_dir)
                     fault.point("checked")
                 # 4. The writer's transaction; this returns after its COMMIT.
-                return await self._write(load_of(event, route, version, plan), is_claimed, timings, slot.path)
+                try:
+                    return await self._write(load_of(event, route, version, plan), is_claimed, timings)
+                except StatementFailed:
+                    # It failed alone: a plan that reads every value loads what DuckDB can't, or names what is bad.
+                    with timings.stage("check"):
+                        plan = await asyncio.to_thread(
+                            self._check, slot.path, route, slot.work_dir, careful=True
+                        )
+                    return await self._write(load_of(event, route, version, plan), is_claimed, timings)
         except NotFound:
             return await self._gone(event, route, is_claimed, timings)
         except BadFile as error:
             return Walked(ending=Ending.POISON, stream=stream, reason=error.reason, detail=evidence(error))
         except Unavailable as error:
-            return Walked(ending=Ending.UNAVAILABLE, stream=stream, reason=error.dependency, detail={"error": str(error)})
+            return Walked(
+                ending=Ending.UNAVAILABLE,
+                stream=stream,
+                reason=error.dependency,
+                detail={"error": str(error)},
+            )
+        except StatementFailed as error:
+            detail: Detail = {"kind": error.kind, "error": str(error)}
+            return Walked(ending=Ending.UNEXPECTED, stream=stream, reason="unexpected", detail=detail)
 
     async def _read(self, answer: Answer, event: KeyEvent, path: Path) -> ObjectVersion:
         if answer.size_bytes > self.limits.max_bytes:
-            raise BadFile(
-                reason="over_limit",
-                message=f"the object has {answer.size_bytes} bytes, the limit LOTUS_FILE_MAX_BYTES is {self.limits.max_bytes}",
-                evidence={"limit": "file_max_bytes", "found": answer.size_bytes},
+            message = (
+                f"the object has {answer.size_bytes} bytes, LOTUS_FILE_MAX_BYTES is {self.limits.max_bytes}"
             )
+            raise BadFile("over_limit", message, {"limit": "file_max_bytes", "found": answer.size_bytes})
         await answer.save(path)
         return ObjectVersion(
             bucket=event.bucket,
@@ -121,13 +136,11 @@ class KeyWalk:
             last_modified=answer.last_modified,
         )
 
-    def _check(self, path: Path, route: Route, work_dir: Path) -> LoadPlan:
+    def _check(self, path: Path, route: Route, work_dir: Path, *, careful: bool = False) -> LoadPlan:
         footer = inspect(path, self.limits)
-        return plan_load(path, footer, route.stream.columns, work_dir=work_dir)
+        return plan_load(path, footer, route.stream.columns, work_dir=work_dir, careful=careful)
 
-    async def _write(
-        self, work: Load | Removal, is_claimed: Callable[[], bool], timings: Timings, path: Path | None = None
-    ) -> Walked:
+    async def _write(self, work: Load | Removal, is_claimed: Callable[[], bool], timings: Timings) -> Walked:
         stream = work.stream
         try:
             with timings.stage("write"):
@@ -135,11 +148,16 @@ class KeyWalk:
         except ClaimLost as error:
             return Walked(ending=Ending.CLAIM_LOST, stream=stream, reason=str(error))
         except LakeUnavailable as error:
-            return Walked(ending=Ending.UNAVAILABLE, stream=stream, reason=error.dependency, detail={"error": str(error)})
-        except StatementFailed as error:
-            return await asyncio.to_thread(failed_alone, stream, error, path)
+            return Walked(
+                ending=Ending.UNAVAILABLE,
+                stream=stream,
+                reason=error.dependency,
+                detail={"error": str(error)},
+            )
         except (LakeConflict, LakeMisconfigured) as error:
-            return Walked(ending=Ending.UNAVAILABLE, stream=stream, reason="lake", detail={"error": str(error)})
+            return Walked(
+                ending=Ending.UNAVAILABLE, stream=stream, reason="lake", detail={"error": str(error)}
+            )
         timings.stages["queue"] = result.queue_s
         timings.stages["commit"] = result.commit_s
         return Walked(
@@ -168,7 +186,9 @@ class KeyWalk:
                 return await self._write(removal_of(event, route), is_claimed, timings)
             case "created":
                 young = (datetime.now(UTC) - event.sent_at).total_seconds() < YOUNG_S
-                return Walked(ending=Ending.NOT_YET if young else Ending.STALE, stream=route.stream, reason="404")
+                return Walked(
+                    ending=Ending.NOT_YET if young else Ending.STALE, stream=route.stream, reason="404"
+                )
             case _:
                 assert_never(event.event)
 
@@ -179,7 +199,9 @@ def unrouted(event: KeyEvent, bucket_name: str) -> Walked:
         reason = f"the landing bucket is {bucket_name}"
     else:
         reason = "no stream's landing place and layout match this key"
-    return Walked(ending=Ending.UNROUTED, reason="unrouted", detail={"expected": reason, "bucket": event.bucket})
+    return Walked(
+        ending=Ending.UNROUTED, reason="unrouted", detail={"expected": reason, "bucket": event.bucket}
+    )
 
 
 def load_of(event: KeyEvent, route: Route, version: ObjectVersion, plan: LoadPlan) -> Load:
@@ -197,19 +219,11 @@ def load_of(event: KeyEvent, route: Route, version: ObjectVersion, plan: LoadPla
 def removal_of(event: KeyEvent, route: Route) -> Removal:
     """The work item of an object that is gone."""
     return Removal(
-        stream=route.stream, partition=route.partition, bucket=event.bucket, key=event.key, found_by=event.found_by
-    )
-
-
-def failed_alone(stream: Stream, error: StatementFailed, path: Path | None) -> Walked:
-    """A file that failed in a transaction of its own: is it the file (poison), or something that we don't know?"""
-    if path is not None:
-        try:
-            verify_pages(path)
-        except BadFile as bad:
-            return Walked(ending=Ending.POISON, stream=stream, reason=bad.reason, detail=evidence(bad))
-    return Walked(
-        ending=Ending.UNEXPECTED, stream=stream, reason="unexpected", detail={"kind": error.kind, "error": str(error)}
+        stream=route.stream,
+        partition=route.partition,
+        bucket=event.bucket,
+        key=event.key,
+        found_by=event.found_by,
     )
 
 
@@ -237,6 +251,3 @@ def ending_of(outcome: Outcome) -> Ending:
             raise ValueError("a dead letter's record is no ending of a walk")
         case _:
             assert_never(outcome)
-
-
-__all__ = ["KeyWalk", "Timings", "Walked", "LakeError", "LakeFenced"]

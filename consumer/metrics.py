@@ -13,13 +13,20 @@ class Metrics:
         self.registry = CollectorRegistry()
         registry = self.registry
         self.build = Info("lotus_lake_build", "Which version runs?", registry=registry)
-        self.is_writer = Gauge("lotus_lake_is_writer", "Is this process the one that writes?", registry=registry)
+        self.is_writer = Gauge(
+            "lotus_lake_is_writer", "Is this process the one that writes?", registry=registry
+        )
         self.epoch = Gauge("lotus_lake_writer_epoch", "Which term is it?", registry=registry)
         self.ready = Gauge("lotus_lake_ready", "Does everything that is needed answer?", registry=registry)
         self.pending = Gauge(
-            "lotus_lake_pending_keys", "How many keys wait in the queue?", ["source", "stream"], registry=registry
+            "lotus_lake_pending_keys",
+            "How many keys wait in the queue?",
+            ["source", "stream"],
+            registry=registry,
         )
-        self.in_work = Gauge("lotus_lake_keys_in_work", "How many keys are in work right now?", registry=registry)
+        self.in_work = Gauge(
+            "lotus_lake_keys_in_work", "How many keys are in work right now?", registry=registry
+        )
         self.spool_bytes = Gauge("lotus_lake_spool_bytes", "How full is the spool?", registry=registry)
         self.verdicts = Counter(
             "lotus_lake_verdicts_total",
@@ -28,10 +35,16 @@ class Metrics:
             registry=registry,
         )
         self.files = Counter(
-            "lotus_lake_files_loaded_total", "How many files were loaded?", ["source", "stream"], registry=registry
+            "lotus_lake_files_loaded_total",
+            "How many files were loaded?",
+            ["source", "stream"],
+            registry=registry,
         )
         self.rows = Counter(
-            "lotus_lake_rows_loaded_total", "How many rows were loaded?", ["source", "stream"], registry=registry
+            "lotus_lake_rows_loaded_total",
+            "How many rows were loaded?",
+            ["source", "stream"],
+            registry=registry,
         )
         self.rescued = Counter(
             "lotus_lake_rescued_rows_total",
@@ -46,7 +59,10 @@ class Metrics:
             registry=registry,
         )
         self.retries = Counter(
-            "lotus_lake_retries_total", "How often did a key have to wait for what?", ["cause"], registry=registry
+            "lotus_lake_retries_total",
+            "How often did a key have to wait for what?",
+            ["cause"],
+            registry=registry,
         )
         self.put_to_staging = Histogram(
             "lotus_lake_put_to_staging_seconds",
@@ -66,10 +82,17 @@ class Metrics:
             "lotus_lake_batch_items", "How many keys share a commit?", buckets=SIZES, registry=registry
         )
         self.transform_seconds = Histogram(
-            "lotus_lake_transform_seconds", "How long does a model take?", ["model"], buckets=SECONDS, registry=registry
+            "lotus_lake_transform_seconds",
+            "How long does a model take?",
+            ["model"],
+            buckets=SECONDS,
+            registry=registry,
         )
         self.model_errors = Gauge(
-            "lotus_lake_model_failing", "Which models are held back by an error?", ["model"], registry=registry
+            "lotus_lake_model_failing",
+            "Which models are held back by an error?",
+            ["model"],
+            registry=registry,
         )
         self.events = Counter(
             "lotus_lake_events_total",
@@ -77,8 +100,20 @@ class Metrics:
             ["way", "result"],
             registry=registry,
         )
-        self.tail_lag = Gauge(
-            "lotus_lake_filer_tail_lag_seconds", "How far is the filer tail behind?", registry=registry
+        self.tail_connected = Gauge(
+            "lotus_lake_filer_tail_connected", "Does the filer tail hear the filer?", registry=registry
+        )
+        self.notify_seconds = Histogram(
+            "lotus_lake_notify_seconds",
+            "How long from the filer's log until the key is in the queue?",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.undecodable = Counter(
+            "lotus_lake_undecodable_events_total",
+            "How many notifications were not understood?",
+            ["way"],
+            registry=registry,
         )
         self.swept = Counter(
             "lotus_lake_sweep_missing_total",

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from consumer.errors import Misconfigured
+from consumer.errors import SettingsError
 from feeders.catalog import Catalog
 from feeders.lake import LakeConfig, ObjectStore
 from feeders.parquet import Limits
@@ -31,56 +31,134 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LOTUS_", frozen=True, extra="ignore", populate_by_name=True)
 
-    namespace: str = Field("lake", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$", description="Prefix of all names in NATS, so that two environments can share a server.")
+    namespace: str = Field(
+        "lake",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$",
+        description="Prefix of all names in NATS, so that two environments can share a server.",
+    )
 
-    nats_url: str = Field("nats://127.0.0.1:4222", description="The NATS server or servers, separated by commas.")
+    nats_url: str = Field(
+        "nats://127.0.0.1:4222", description="The NATS server or servers, separated by commas."
+    )
     nats_user: str | None = Field(None, description="User of the NATS server.")
     nats_password: SecretStr | None = Field(None, description="Password of the NATS server.")
 
-    s3_endpoint: str = Field(validation_alias=_either("LOTUS_S3_ENDPOINT", "S3_ENDPOINT"), description="URL of the S3 endpoint of SeaweedFS.")
-    s3_access_key_id: str = Field(validation_alias=_either("LOTUS_S3_ACCESS_KEY_ID", "S3_ACCESS_KEY_ID"), description="The loader's key: reads the landing bucket, reads and writes the lake's, deletes nowhere.")
-    s3_secret_access_key: SecretStr = Field(validation_alias=_either("LOTUS_S3_SECRET_ACCESS_KEY", "S3_SECRET_ACCESS_KEY"), description="The loader's secret.")
+    s3_endpoint: str = Field(
+        validation_alias=_either("LOTUS_S3_ENDPOINT", "S3_ENDPOINT"),
+        description="URL of the S3 endpoint of SeaweedFS.",
+    )
+    s3_access_key_id: str = Field(
+        validation_alias=_either("LOTUS_S3_ACCESS_KEY_ID", "S3_ACCESS_KEY_ID"),
+        description="The loader's key: reads the landing bucket, reads and writes the lake's, deletes nowhere.",
+    )
+    s3_secret_access_key: SecretStr = Field(
+        validation_alias=_either("LOTUS_S3_SECRET_ACCESS_KEY", "S3_SECRET_ACCESS_KEY"),
+        description="The loader's secret.",
+    )
     s3_region: str = Field("us-east-1", description="Region that S3 requests are signed for.")
-    loader_may_delete: bool = Field(False, description="Accept a loader that S3 lets delete lake objects: after a lost answer to a COMMIT the lake can then lose committed files.")
-    janitor_s3_access_key_id: str | None = Field(None, description="The janitor's key: the only identity that deletes lake objects.")
+    loader_may_delete: bool = Field(
+        False,
+        description="Accept a loader that S3 lets delete lake objects: after a lost answer to a COMMIT the lake can then lose committed files.",
+    )
+    janitor_s3_access_key_id: str | None = Field(
+        None, description="The janitor's key: the only identity that deletes lake objects."
+    )
     janitor_s3_secret_access_key: SecretStr | None = Field(None, description="The janitor's secret.")
 
     landing_bucket: str = Field("landing", description="Bucket that Airbyte writes to.")
-    landing_prefix: Annotated[str, BeforeValidator(_no_slashes)] = Field("raw", description="Prefix of all streams in the landing bucket.")
-    lake_path: str = Field("s3://lake/data/", pattern=r"^s3://[^/]+/.*", description="Where DuckLake keeps its data files.")
+    landing_prefix: Annotated[str, BeforeValidator(_no_slashes)] = Field(
+        "raw", description="Prefix of all streams in the landing bucket."
+    )
+    lake_path: str = Field(
+        "s3://lake/data/", pattern=r"^s3://[^/]+/.*", description="Where DuckLake keeps its data files."
+    )
 
-    catalog_host: str = Field(validation_alias=_either("LOTUS_CATALOG_HOST", "DUCKLAKE_DB_HOST"), description="Host of the PostgreSQL catalog.")
-    catalog_port: int = Field(5432, ge=1, le=65535, validation_alias=_either("LOTUS_CATALOG_PORT", "DUCKLAKE_DB_PORT"), description="Port of the PostgreSQL catalog.")
-    catalog_database: str = Field("ducklake", validation_alias=_either("LOTUS_CATALOG_DATABASE", "DUCKLAKE_DB_NAME"), description="Database of the catalog.")
-    catalog_user: str = Field("ducklake", validation_alias=_either("LOTUS_CATALOG_USER", "DUCKLAKE_DB_USER"), description="Role that owns the catalog.")
-    catalog_password: SecretStr = Field(validation_alias=_either("LOTUS_CATALOG_PASSWORD", "DUCKLAKE_DB_PASSWORD"), description="Password of that role.")
+    catalog_host: str = Field(
+        validation_alias=_either("LOTUS_CATALOG_HOST", "DUCKLAKE_DB_HOST"),
+        description="Host of the PostgreSQL catalog.",
+    )
+    catalog_port: int = Field(
+        5432,
+        ge=1,
+        le=65535,
+        validation_alias=_either("LOTUS_CATALOG_PORT", "DUCKLAKE_DB_PORT"),
+        description="Port of the PostgreSQL catalog.",
+    )
+    catalog_database: str = Field(
+        "ducklake",
+        validation_alias=_either("LOTUS_CATALOG_DATABASE", "DUCKLAKE_DB_NAME"),
+        description="Database of the catalog.",
+    )
+    catalog_user: str = Field(
+        "ducklake",
+        validation_alias=_either("LOTUS_CATALOG_USER", "DUCKLAKE_DB_USER"),
+        description="Role that owns the catalog.",
+    )
+    catalog_password: SecretStr = Field(
+        validation_alias=_either("LOTUS_CATALOG_PASSWORD", "DUCKLAKE_DB_PASSWORD"),
+        description="Password of that role.",
+    )
     catalog_schema: str = Field("public", description="Schema of the catalog's tables.")
-    lock_timeout_s: float = Field(6.0, ge=2, le=60, description="A writer that is stopped this long loses the lock.")
+    lock_timeout_s: float = Field(
+        6.0, ge=2, le=60, description="A writer that is stopped this long loses the lock."
+    )
 
-    filer_grpc: str | None = Field(None, description="host:port of the filer's gRPC, which is tailed for events; several separated by commas; empty turns the tail off.")
-    filer_tls_ca: Path | None = Field(None, description="CA certificate of the filer's gRPC, if it uses mutual TLS.")
+    filer_grpc: str | None = Field(
+        None,
+        description="host:port of the filer's gRPC, which is tailed for events; several separated by commas; empty turns the tail off.",
+    )
+    filer_tls_ca: Path | None = Field(
+        None, description="CA certificate of the filer's gRPC, if it uses mutual TLS."
+    )
     filer_tls_cert: Path | None = Field(None, description="Client certificate for the filer's gRPC.")
     filer_tls_key: Path | None = Field(None, description="Private key of that certificate.")
-    sweep_at_start: bool = Field(True, description="List the landing prefix at start and publish what the ledger lacks.")
-    sweep_max_pending: int = Field(10_000, ge=1, description="A sweep keeps at most this many keys of a stream in the queue.")
+    sweep_at_start: bool = Field(
+        True, description="List the landing prefix at start and publish what the ledger lacks."
+    )
+    sweep_max_pending: int = Field(
+        10_000, ge=1, description="A sweep keeps at most this many keys of a stream in the queue."
+    )
 
     http_host: str = Field("127.0.0.1", description="Address of /metrics, /livez and /readyz.")
-    http_port: int = Field(8080, ge=0, le=65535, description="Port of /metrics, /livez and /readyz; 0 takes a free one.")
+    http_port: int = Field(
+        8080, ge=0, le=65535, description="Port of /metrics, /livez and /readyz; 0 takes a free one."
+    )
 
     project_dir: Path | None = Field(None, description="Folder with your own ddl/ and transforms/.")
-    spool_dir: Path = Field(default_factory=lambda: Path(gettempdir()) / "lotus-lake-spool", description="Folder for objects that are being loaded.")
-    spool_max_bytes: int = Field(1024 * MIB, ge=16 * MIB, description="Room for objects that are being loaded.")
+    spool_dir: Path = Field(
+        default_factory=lambda: Path(gettempdir()) / "lotus-lake-spool",
+        description="Folder for objects that are being loaded.",
+    )
+    spool_max_bytes: int = Field(
+        1024 * MIB, ge=16 * MIB, description="Room for objects that are being loaded."
+    )
 
-    worker_slots: int = Field(200, ge=1, le=2000, description="Keys in work at once, waiting for the writer included.")
+    worker_slots: int = Field(
+        200, ge=1, le=2000, description="Keys in work at once, waiting for the writer included."
+    )
     worker_reads: int = Field(16, ge=1, le=256, description="Objects read and checked at once.")
-    ack_wait_s: float = Field(30.0, ge=4, description="A key that is not renewed this long is given to another worker; renewed at a quarter of it.")
-    drain_timeout_s: float = Field(25.0, ge=1, description="After SIGTERM, how long keys in work may take to finish.")
+    ack_wait_s: float = Field(
+        30.0,
+        ge=4,
+        description="A key that is not renewed this long is given to another worker; renewed at a quarter of it.",
+    )
+    drain_timeout_s: float = Field(
+        25.0, ge=1, description="After SIGTERM, how long keys in work may take to finish."
+    )
 
     commit_max_files: int = Field(200, ge=1, le=5000, description="Files that one transaction takes at most.")
     commit_max_rows: int = Field(1_000_000, ge=1, description="Rows that one transaction takes at most.")
-    commit_max_bytes: int = Field(256 * MIB, ge=MIB, description="Bytes of files that one transaction takes at most.")
-    commit_min_interval_ms: int = Field(0, ge=0, description="Least time between two commits; saves objects and catalog rows in a trickle.")
-    transform_max_delay_ms: int = Field(1000, ge=0, description="While appends keep coming, the models are brought up to date this often; at once when no key waits.")
+    commit_max_bytes: int = Field(
+        256 * MIB, ge=MIB, description="Bytes of files that one transaction takes at most."
+    )
+    commit_min_interval_ms: int = Field(
+        0, ge=0, description="Least time between two commits; saves objects and catalog rows in a trickle."
+    )
+    transform_max_delay_ms: int = Field(
+        1000,
+        ge=0,
+        description="While appends keep coming, the models are brought up to date this often; at once when no key waits.",
+    )
     duckdb_memory_bytes: int = Field(512 * MIB, ge=128 * MIB, description="Memory that DuckDB may use.")
     duckdb_threads: int = Field(2, ge=1, le=256, description="Threads that DuckDB may use.")
 
@@ -88,13 +166,20 @@ class Settings(BaseSettings):
     file_max_rows: int = Field(50_000_000, ge=1, description="An object with more rows is a dead letter.")
     file_max_columns: int = Field(2_000, ge=1, description="An object with more columns is a dead letter.")
     file_max_depth: int = Field(32, ge=1, description="An object with deeper nesting is a dead letter.")
-    file_max_unpacked_bytes: int = Field(8192 * MIB, ge=1, description="An object that unpacks to more is a dead letter.")
+    file_max_unpacked_bytes: int = Field(
+        8192 * MIB, ge=1, description="An object that unpacks to more is a dead letter."
+    )
 
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level of log lines.")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="Least level of log lines."
+    )
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Takes values from `load_settings` only, which says where they come from."""
         return (init_settings,)
@@ -110,9 +195,13 @@ class Settings(BaseSettings):
                     f" s3://{self.landing_bucket}/{self.landing_prefix} overlap: give the lake a bucket of its own"
                 )
         if self.worker_slots < self.worker_reads:
-            raise ValueError("LOTUS_WORKER_READS is greater than LOTUS_WORKER_SLOTS: keys that are read need a slot")
+            raise ValueError(
+                "LOTUS_WORKER_READS is greater than LOTUS_WORKER_SLOTS: keys that are read need a slot"
+            )
         if (self.janitor_s3_access_key_id is None) != (self.janitor_s3_secret_access_key is None):
-            raise ValueError("the janitor needs both LOTUS_JANITOR_S3_ACCESS_KEY_ID and its secret, or neither")
+            raise ValueError(
+                "the janitor needs both LOTUS_JANITOR_S3_ACCESS_KEY_ID and its secret, or neither"
+            )
         return self
 
     @property
@@ -170,13 +259,14 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Reads the settings from the environment, or from `environment` instead.
 
     Raises:
-        Misconfigured: a setting is missing, unknown or wrong; says which and never prints a secret.
+        SettingsError: a setting is missing, unknown or wrong; says which and never prints a secret.
     """
     values = os.environ if environment is None else environment
     unknown = sorted(name for name in values if name.startswith("LOTUS_") and name not in known_variables())
     if unknown:
-        raise Misconfigured(
-            f"unknown settings {', '.join(unknown)}", hint="see the table of settings in the README for their names"
+        raise SettingsError(
+            f"unknown settings {', '.join(unknown)}",
+            hint="see the table of settings in the README for their names",
         )
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in values.items() if value}
@@ -184,8 +274,12 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         return Settings(**source())
     except ValidationError as error:
         names = variables_by_field()
-        lines = [f"{names[str(e['loc'][0])][0] if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors()]
-        raise Misconfigured("; ".join(lines), hint="set them in the environment; see the README's table") from None
+        lines = [
+            f"{names[str(e['loc'][0])][0] if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors()
+        ]
+        raise SettingsError(
+            "; ".join(lines), hint="set them in the environment; see the README's table"
+        ) from None
 
 
 def variables_by_field() -> dict[str, tuple[str, ...]]:

@@ -222,10 +222,12 @@ class WorkerPool:
             return await self._walk.walk(event, is_claimed=claim.is_held, timings=timings)
         except LakeFenced:
             raise
-        except Exception as error:  # noqa: BLE001 - one key's bug must not stop the others; it is recorded below
+        except Exception as error:
             log.error("unexpected error", key=event.key, exc_info=error)
             return Walked(
-                ending=Ending.UNEXPECTED, reason="unexpected", detail={"kind": type(error).__name__, "error": "see the log"}
+                ending=Ending.UNEXPECTED,
+                reason="unexpected",
+                detail={"kind": type(error).__name__, "error": "see the log"},
             )
 
     async def _conclude(
@@ -240,7 +242,9 @@ class WorkerPool:
         """Decides the verdict and carries it out; the evidence of a dead letter is written first."""
         stream = walked.stream.id if walked.stream else stream
         attempts = self._attempts.count(identity, walked.ending)
-        verdict = decide_verdict(walked.ending, attempts=attempts, policy=self._config.policy, jitter=draw_jitter())
+        verdict = decide_verdict(
+            walked.ending, attempts=attempts, policy=self._config.policy, jitter=draw_jitter()
+        )
         fault.point("settling")
         try:
             match verdict:
@@ -264,7 +268,12 @@ class WorkerPool:
         self._report(stream, event, walked, verdict, attempts, timings)
 
     async def _bury(
-        self, delivery: Delivery, stream: StreamId | None, event: KeyEvent | None, walked: Walked, attempts: int
+        self,
+        delivery: Delivery,
+        stream: StreamId | None,
+        event: KeyEvent | None,
+        walked: Walked,
+        attempts: int,
     ) -> None:
         failure = Failure(
             stream=stream,
@@ -276,7 +285,10 @@ class WorkerPool:
             detail=dict(walked.detail),
         )
         await asyncio.wrap_future(self._walk.writer.submit(failure))
-        announced = asdict(failure) | {"stream": str(stream) if stream else None, "schema": "lotus-lake.dead/1"}
+        announced = asdict(failure) | {
+            "stream": str(stream) if stream else None,
+            "schema": "lotus-lake.dead/1",
+        }
         await self._broker.publish_dead(stream, json.dumps(announced).encode())
         await delivery.dead()
 
@@ -290,7 +302,10 @@ class WorkerPool:
         timings: Timings,
     ) -> None:
         """The one canonical log line of a message, and its metrics."""
-        labels = {"source": stream.source if stream else "_unrouted", "stream": stream.stream if stream else "_"}
+        labels = {
+            "source": stream.source if stream else "_unrouted",
+            "stream": stream.stream if stream else "_",
+        }
         name = type(verdict).__name__.lower()
         metrics = self._metrics
         metrics.verdicts.labels(**labels, outcome=walked.ending.value, verdict=name).inc()

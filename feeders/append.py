@@ -13,7 +13,15 @@ from feeders.cursors import Cursor, read_cursors, replace_cursors
 from feeders.epoch import Epoch, require_epoch
 from feeders.failures import Failure, record_failure, resolve_failures
 from feeders.lake import StatementFailed, Transaction
-from feeders.ledger import Action, KeyState, LedgerClock, LedgerEntry, ObjectVersion, latest_states, write_entries
+from feeders.ledger import (
+    Action,
+    KeyState,
+    LedgerClock,
+    LedgerEntry,
+    ObjectVersion,
+    latest_states,
+    write_entries,
+)
 from feeders.streams import LOADER_COLUMNS, Stream, StreamId
 from feeders.types import quote_identifier
 from feeders.work import Applied, Load, Outcome, Removal, Work
@@ -23,7 +31,12 @@ FILE_PATH = "_lotus_path"
 
 
 def apply_batch(
-    transaction: Transaction, batch: Sequence[Work], *, epoch: Epoch, clock: LedgerClock, open_failures: set[tuple[str, str]]
+    transaction: Transaction,
+    batch: Sequence[Work],
+    *,
+    epoch: Epoch,
+    clock: LedgerClock,
+    open_failures: set[tuple[str, str]],
 ) -> tuple[Applied, ...]:
     """Applies a batch inside an open transaction; the caller commits.
 
@@ -46,11 +59,15 @@ def apply_batch(
     require_epoch(transaction, epoch)
     # 2. Where do the batch's streams stand? What does the ledger say of each key that is not above its cursor?
     cursors = read_cursors(transaction, sorted({item.stream.id for item in objects})) if objects else {}
-    states = latest_states(transaction, [k for i in objects if not cursors[i.stream.id].is_below((k := key_of(i))[1])])
+    states = latest_states(
+        transaction, [k for i in objects if not cursors[i.stream.id].is_below((k := key_of(i))[1])]
+    )
     # 3. Decide.
     decided = [(item, decide(item, states.get(key_of(item)))) for item in objects]
     # 4. Rows that go: of replaced, replayed and removed objects.
-    delete_rows(transaction, [item for item, outcome in decided if must_delete(outcome, states.get(key_of(item)))])
+    delete_rows(
+        transaction, [item for item, outcome in decided if must_delete(outcome, states.get(key_of(item)))]
+    )
     # 5. Rows that come, checked against the counts of the files' footers.
     insert_rows(transaction, [i for i, o in decided if isinstance(i, Load) and o in _INSERTING])
     # 6. The ledger, 7. the cursors (this DELETE is the fence), 8. the dead letters.
@@ -65,7 +82,8 @@ def apply_batch(
             record_failure(transaction, item)
     outcomes = iter(decided)
     return tuple(
-        Applied(outcome=Outcome.RECORDED) if isinstance(item, Failure) else applied(*next(outcomes)) for item in batch
+        Applied(outcome=Outcome.RECORDED) if isinstance(item, Failure) else applied(*next(outcomes))
+        for item in batch
     )
 
 
@@ -190,7 +208,12 @@ def ledger_entry(item: Load | Removal, outcome: Outcome, state: KeyState | None)
             return LedgerEntry(
                 stream=item.stream.id,
                 version=ObjectVersion(
-                    bucket=item.bucket, key=item.key, etag=state.etag, version_id=None, size_bytes=0, last_modified=None
+                    bucket=item.bucket,
+                    key=item.key,
+                    etag=state.etag,
+                    version_id=None,
+                    size_bytes=0,
+                    last_modified=None,
                 ),
                 rows=0,
                 rescued_rows=0,
@@ -211,7 +234,9 @@ _ACTIONS: Mapping[Outcome, Action] = {
 
 
 def advance(
-    cursors: Mapping[StreamId, Cursor], decided: Sequence[tuple[Load | Removal, Outcome]], entries: Sequence[LedgerEntry]
+    cursors: Mapping[StreamId, Cursor],
+    decided: Sequence[tuple[Load | Removal, Outcome]],
+    entries: Sequence[LedgerEntry],
 ) -> dict[StreamId, Cursor]:
     """The cursors of the streams that changed, after these entries."""
     days = {key_of(item): item.partition.date() for item, _ in decided}
@@ -222,7 +247,9 @@ def advance(
             moved[entry.stream] = replace(before)
             continue
         key = entry.version.key
-        moved[entry.stream] = before.advanced([(key, days[entry.version.bucket, key])], files=1, rows=entry.rows)
+        moved[entry.stream] = before.advanced(
+            [(key, days[entry.version.bucket, key])], files=1, rows=entry.rows
+        )
     return moved
 
 

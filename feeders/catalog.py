@@ -4,11 +4,14 @@ After a failed COMMIT only PostgreSQL knows whether the transaction was applied;
 not say it (tests/integration/test_foundation_commit.py cuts the reply at every byte).
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, LiteralString
 
 import psycopg
 from psycopg import sql
+
+from feeders.errors import LakeMisconfigured, LakeUnavailable
 
 # TCP keepalives: a silent cut is noticed after 11 s with these, with the defaults not for hours.
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
@@ -30,19 +33,38 @@ class Catalog:
         """Opens an autocommit connection with short TCP keepalives.
 
         Raises:
-            psycopg.OperationalError: nobody answered, or the login was refused.
+            LakeUnavailable: nobody answered.
+            LakeMisconfigured: the login was refused.
         """
-        return psycopg.connect(
-            host=self.host,
-            port=self.port,
-            dbname=self.database,
-            user=self.user,
-            password=self.password,
-            application_name=application,
-            connect_timeout=timeout_s,
-            autocommit=True,
-            **KEEPALIVES,
-        )
+        try:
+            return psycopg.connect(
+                host=self.host,
+                port=self.port,
+                dbname=self.database,
+                user=self.user,
+                password=self.password,
+                application_name=application,
+                connect_timeout=timeout_s,
+                autocommit=True,
+                **KEEPALIVES,
+            )
+        except psycopg.OperationalError as error:
+            raise classify_login(error) from error
+
+
+_REFUSED = re.compile(
+    r"password authentication failed|no password supplied|role .* does not exist|database .* does not exist"
+    r"|no pg_hba\.conf entry|not permitted to log in|permission denied"
+)
+
+
+def classify_login(error: psycopg.OperationalError) -> LakeUnavailable | LakeMisconfigured:
+    """Tells a catalog that refuses us (a person has to mend it) from one that does not answer (wait)."""
+    text = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    if _REFUSED.search(text):
+        hint = "check LOTUS_CATALOG_HOST, _PORT, _DATABASE, _USER and _PASSWORD"
+        return LakeMisconfigured(f"PostgreSQL refuses the login: {text}", hint=hint)
+    return LakeUnavailable("postgresql", text)
 
 
 def application_name(instance: str) -> str:
@@ -65,14 +87,15 @@ def commit_outcome(catalog: Catalog, *, instance: str, batch_id: str, wait_s: fl
     way in a session whose client has lost it would otherwise be applied after the answer.
 
     Raises:
-        psycopg.Error: the catalog could not be asked; the outcome stays unknown.
+        LakeError, psycopg.Error: the catalog could not be asked; the outcome stays unknown.
         TimeoutError: a session of this instance outlived `wait_s` seconds.
     """
     with catalog.connect(application=f"{APPLICATION_PREFIX}outcome") as connection:
         end_sessions(connection, "application_name = %s", (application_name(instance),), wait_s=wait_s)
         row = connection.execute(
             in_schema(
-                catalog, "SELECT 1 FROM {schema}.ducklake_snapshot_changes WHERE commit_extra_info = %s LIMIT 1"
+                catalog,
+                "SELECT 1 FROM {schema}.ducklake_snapshot_changes WHERE commit_extra_info = %s LIMIT 1",
             ),
             (batch_id,),
         ).fetchone()
@@ -86,7 +109,7 @@ def end_other_writers(catalog: Catalog, *, instance: str, wait_s: float = 10) ->
         How many sessions were ended.
 
     Raises:
-        psycopg.Error: the catalog could not be asked.
+        LakeError, psycopg.Error: the catalog could not be asked.
         TimeoutError: a session outlived `wait_s` seconds.
     """
     with catalog.connect(application=f"{APPLICATION_PREFIX}takeover") as connection:
@@ -116,5 +139,7 @@ def end_sessions(
     ).fetchall()
     left = [pid for pid, ended in rows if not ended]
     if left:
-        raise TimeoutError(f"PostgreSQL sessions {left} did not end within {wait_s:g} s of pg_terminate_backend")
+        raise TimeoutError(
+            f"PostgreSQL sessions {left} did not end within {wait_s:g} s of pg_terminate_backend"
+        )
     return len(rows)

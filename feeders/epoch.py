@@ -55,7 +55,9 @@ def raise_epoch(transaction: Transaction, *, instance: str) -> Epoch:
     """Begins a new term: one more than the last, with a rewrite of every fenced table."""
     epoch = Epoch(read_epoch(transaction) + 1)
     transaction.change("DELETE FROM meta.writer_epoch")
-    transaction.change("INSERT INTO meta.writer_epoch (epoch, instance, since) VALUES (?, ?, now())", (epoch, instance))
+    transaction.change(
+        "INSERT INTO meta.writer_epoch (epoch, instance, since) VALUES (?, ?, now())", (epoch, instance)
+    )
     for fence in FENCED_TABLES:
         _rewrite_one_row(transaction, fence.table)
     return epoch
@@ -63,7 +65,9 @@ def raise_epoch(transaction: Transaction, *, instance: str) -> Epoch:
 
 def _rewrite_one_row(transaction: Transaction, table: str) -> None:
     """Deletes one row and inserts it again: only a DELETE that matched a row takes part in conflict checks."""
-    transaction.query(f"CREATE OR REPLACE TEMP TABLE fenced AS SELECT rowid AS fenced_row, * FROM {table} LIMIT 1")
+    transaction.query(
+        f"CREATE OR REPLACE TEMP TABLE fenced AS SELECT rowid AS fenced_row, * FROM {table} LIMIT 1"
+    )
     removed = transaction.change(f"DELETE FROM {table} WHERE rowid IN (SELECT fenced_row FROM temp.fenced)")
     if removed:
         transaction.change(f"INSERT INTO {table} SELECT * EXCLUDE (fenced_row) FROM temp.fenced")

@@ -1,16 +1,6 @@
 """The lake: DuckDB with DuckLake attached as `lakehouse`. The only module that imports duckdb.
 
-Errors are named by the caller's next move and classified here, once:
-
-    LakeError
-    ├── LakeUnavailable   a dependency does not answer: wait, open the lake again, try again
-    ├── LakeConflict      another transaction touched the same tables: a new transaction, which reads all again
-    ├── LakeFenced        another process is the writer now: stop writing, this term is over
-    ├── LakeMisconfigured wrong version, credential or option: refuse to start
-    └── StatementFailed   the statement itself failed: the data or the SQL is at fault, not a server
-
-Error texts of DuckDB quote row values, so the classes above carry DuckDB's error type and a text from which
-quoted values are stripped (`without_values`).
+Errors of DuckDB are classified here, once, as feeders.errors names them.
 """
 
 import re
@@ -19,60 +9,42 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import duckdb
 import psycopg
 
 from feeders.catalog import KEEPALIVES, Catalog, application_name, commit_outcome
+from feeders.errors import (
+    LakeConflict,
+    LakeError,
+    LakeFenced,
+    LakeMisconfigured,
+    LakeUnavailable,
+    StatementFailed,
+)
+
+__all__ = [
+    "Lake",
+    "LakeConfig",
+    "LakeConflict",
+    "LakeError",
+    "LakeFenced",
+    "LakeMisconfigured",
+    "LakeUnavailable",
+    "ObjectStore",
+    "Row",
+    "StatementFailed",
+    "Transaction",
+    "describe_create_table",
+]
 
 EXTENSIONS = ("httpfs", "postgres_scanner", "ducklake")
 CATALOG_NAME = "lakehouse"
 SCHEMAS = ("staging", "main", "meta")
 
 Row = tuple[Any, ...]
-
-
-class LakeError(Exception):
-    """Base of all that goes wrong at the lake."""
-
-
-class LakeUnavailable(LakeError):
-    """PostgreSQL or S3 does not answer; `dependency` says which one."""
-
-    def __init__(self, dependency: Literal["postgresql", "s3"], message: str) -> None:
-        super().__init__(f"{dependency} does not answer: {message}")
-        self.dependency = dependency
-
-
-class LakeConflict(LakeError):
-    """Another transaction committed a change to a table that this one touched."""
-
-
-class LakeFenced(LakeError):
-    """The lake's epoch is not ours: another process has taken over as the writer."""
-
-
-class LakeMisconfigured(LakeError):
-    """The lake can't be used as configured; `hint` says what mends it."""
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
-
-
-class StatementFailed(LakeError):
-    """A statement failed for its own reasons. `kind` is DuckDB's error type, e.g. ConversionException."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(f"{kind}: {message}")
-        self.kind = kind
-
-    @property
-    def invalidates_instance(self) -> bool:
-        """Says whether DuckDB refuses everything after it, so that the lake must be opened again."""
-        return self.kind in ("FatalException", "InternalException")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +91,9 @@ def load_extensions(connection: duckdb.DuckDBPyConnection) -> None:
         except ModuleNotFoundError as error:
             raise LakeMisconfigured(f"DuckDB's extension {name} is not installed", hint=hint) from error
         if not file.is_file():
-            raise LakeMisconfigured(f"no {name} extension for DuckDB {duckdb.__version__} in {package}", hint=hint)
+            raise LakeMisconfigured(
+                f"no {name} extension for DuckDB {duckdb.__version__} in {package}", hint=hint
+            )
         connection.load_extension(str(file))
 
 
@@ -246,8 +220,6 @@ class Lake:
         except duckdb.Error:
             # ROLLBACK may raise although it rolled back; a new instance is certain to have no transaction.
             self.close()
-            self._connection = memory_connection()
-            self._connection.close()
 
     def _commit(self, batch_id: str) -> None:
         try:
@@ -255,12 +227,20 @@ class Lake:
         except duckdb.Error as error:
             failure = classify(error)
             try:
-                outcome = commit_outcome(self.config.catalog, instance=self.config.instance, batch_id=batch_id)
-            except (psycopg.Error, TimeoutError) as unknown:
-                raise LakeUnavailable("postgresql", f"the outcome of a COMMIT is unknown: {unknown}") from error
+                outcome = commit_outcome(
+                    self.config.catalog, instance=self.config.instance, batch_id=batch_id
+                )
+            except (psycopg.Error, LakeError, TimeoutError) as unknown:
+                raise LakeUnavailable(
+                    "postgresql", f"the outcome of a COMMIT is unknown: {unknown}"
+                ) from error
             self.reopen()
             if outcome == "committed":
                 return
+            if isinstance(failure, StatementFailed):
+                # Its statements ran: only another commit meanwhile can fail it. The text hides that, since
+                # DuckLake then fails to remove the files that it wrote, which the loader must not.
+                raise LakeConflict(f"nothing was committed, most likely for another commit: {failure}") from error
             raise failure from error
 
 
@@ -305,7 +285,9 @@ def run(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[ob
         raise classify(error) from error
 
 
-_CONFLICT = re.compile(r"transaction conflict|write-write conflict|conflict on (update|tuple|commit)", re.IGNORECASE)
+_CONFLICT = re.compile(
+    r"transaction conflict|write-write conflict|conflict on (update|tuple|commit)", re.IGNORECASE
+)
 _POSTGRES = re.compile(
     r"libpq|connection to server|server closed the connection|terminating connection|could not connect"
     r"|no connection to the server|connection (is )?(closed|lost|reset)|SSL SYSCALL|the database system is"
@@ -322,7 +304,9 @@ def classify(error: duckdb.Error) -> LakeError:
         return LakeConflict(without_values(text))
     if _POSTGRES.search(text):
         return LakeUnavailable("postgresql", without_values(text))
-    if isinstance(error, duckdb.HTTPException) or (isinstance(error, duckdb.IOException) and _STORE.search(text)):
+    if isinstance(error, duckdb.HTTPException) or (
+        isinstance(error, duckdb.IOException) and _STORE.search(text)
+    ):
         return LakeUnavailable("s3", without_values(text))
     if isinstance(error, duckdb.ConnectionException):
         return LakeUnavailable("postgresql", without_values(text))

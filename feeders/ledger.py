@@ -78,7 +78,8 @@ def latest_states(transaction: Queryable, keys: Sequence[tuple[str, str]]) -> di
         (min(names, key=str.encode), max(names, key=str.encode), buckets, names),
     )
     return {
-        (bucket, key): KeyState(etag=etag, action=action, rows=count) for bucket, key, etag, action, count in rows
+        (bucket, key): KeyState(etag=etag, action=action, rows=count)
+        for bucket, key, etag, action, count in rows
     }
 
 

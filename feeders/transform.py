@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from feeders import fault
 from feeders.epoch import Epoch, require_epoch
-from feeders.lake import Lake, Row, StatementFailed, Transaction
+from feeders.lake import Lake, LakeConflict, Row, StatementFailed, Transaction
 from feeders.models import Model, below
 from feeders.streams import StreamId, StreamTable
 from feeders.types import quote_identifier
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
+MAX_TRIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class ModelRun:
     error: str | None = None
 
 
-class ModelFailed(Exception):  # noqa: N818 - named by what is found
+class ModelFailed(Exception):
     """A model's statements failed; the transaction is lost, the other models are tried without it."""
 
     def __init__(self, model: Model, error: StatementFailed) -> None:
@@ -63,7 +64,9 @@ class Transforms:
         """Notes that the staging tables of these streams changed."""
         if not self._behind:
             self._behind_since = time.monotonic()
-        self._behind |= {model.name for model in below(self._models, [self._tables[stream] for stream in streams])}
+        self._behind |= {
+            model.name for model in below(self._models, [self._tables[stream] for stream in streams])
+        }
 
     def due_in(self, *, idle: bool) -> float | None:
         """Seconds until `run` is due: at once when no work waits, else within the longest delay; None if never."""
@@ -95,7 +98,9 @@ class Transforms:
         """Finds out at the start of a term which models are behind their inputs, or were changed, or never ran."""
         moved = {
             StreamId(source=source, stream=stream): snapshot
-            for source, stream, snapshot in lake.query("SELECT source, stream, snapshot_id FROM meta.feeder_cursors")
+            for source, stream, snapshot in lake.query(
+                "SELECT source, stream, snapshot_id FROM meta.feeder_cursors"
+            )
         }
         done: dict[str, tuple[int, str, bool]] = {
             model: (snapshot, model_hash, failing)
@@ -107,7 +112,9 @@ class Transforms:
         streams = {table: stream for stream, table in self._tables.items()}
         for model in self._models:
             snapshot, model_hash, failing = done.get(model.name, (None, None, True))
-            newest = max((moved.get(streams[i.table], 0) for i in model.inputs if i.table in streams), default=0)
+            newest = max(
+                (moved.get(streams[i.table], 0) for i in model.inputs if i.table in streams), default=0
+            )
             if failing or snapshot is None or model_hash != model.sql_hash or newest > snapshot:
                 self._behind |= {model.name, *(each.name for each in below(self._models, [model.table]))}
         self._behind_since = time.monotonic()
@@ -120,7 +127,9 @@ class Transforms:
         held_back = self._held_back(failed)
         self._behind -= {model.name for model in wanted} - held_back
         now = time.monotonic()
-        delays = {name: min(LONGEST_RETRY_S, 2 * self._failing.get(name, FIRST_RETRY_S / 2)) for name in held_back}
+        delays = {
+            name: min(LONGEST_RETRY_S, 2 * self._failing.get(name, FIRST_RETRY_S / 2)) for name in held_back
+        }
         self._failing = delays
         self._retry_at = now + min(delays.values(), default=0.0)
 
@@ -145,6 +154,31 @@ class Transforms:
                     write_error(transaction, model, failed[model.name])
             fault.point("transformed")
         return runs
+
+
+def rebuild_now(lake: Lake, models: Sequence[Model]) -> list[ModelRun]:
+    """Rebuilds these models in one transaction, by hand: it conflicts with a writer's run, and then is tried again.
+
+    Raises:
+        StatementFailed: a model failed; nothing was changed.
+        LakeConflict: the writer was quicker, MAX_TRIES times in a row.
+    """
+    for attempt in range(1, MAX_TRIES + 1):
+        runs: list[ModelRun] = []
+        try:
+            with lake.transaction("rebuild by hand") as transaction:
+                snapshot = transaction.query("SELECT id FROM lakehouse.current_snapshot()")[0][0]
+                for model in models:
+                    started = time.monotonic()
+                    rows = rebuild(transaction, model)
+                    runs.append(ModelRun(model=model.name, seconds=time.monotonic() - started, rows=rows))
+                write_cursors(transaction, models, snapshot=snapshot)
+        except LakeConflict:
+            if attempt == MAX_TRIES:
+                raise
+        else:
+            return runs
+    raise AssertionError("unreachable")
 
 
 def rebuild(transaction: Transaction, model: Model) -> int:
@@ -183,7 +217,9 @@ def write_cursors(transaction: Transaction, models: Sequence[Model], *, snapshot
     """Notes up to which snapshot each input is in each of these models."""
     if not models:
         return
-    transaction.change("DELETE FROM meta.transform_cursors WHERE model IN (SELECT unnest(?))", ([m.name for m in models],))
+    transaction.change(
+        "DELETE FROM meta.transform_cursors WHERE model IN (SELECT unnest(?))", ([m.name for m in models],)
+    )
     pairs = [(model, each.table) for model in models for each in model.inputs]
     transaction.change(
         "INSERT INTO meta.transform_cursors (model, input, snapshot_id, model_hash, updated_at, error, error_since)"

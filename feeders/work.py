@@ -75,7 +75,7 @@ class Result:
     commit_s: float
 
 
-class ClaimLost(Exception):  # noqa: N818 - named by the next move
+class ClaimLost(Exception):
     """The claim on a key ended before its transaction began: nothing was written for it."""
 
 

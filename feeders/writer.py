@@ -76,7 +76,13 @@ class Writer:
     """
 
     def __init__(
-        self, open_lake: Callable[[], Lake], *, epoch: Epoch, limits: BatchLimits, follow_up: FollowUp | None = None
+        self,
+        open_lake: Callable[[], Lake],
+        *,
+        epoch: Epoch,
+        limits: BatchLimits,
+        follow_up: FollowUp | None = None,
+        lake: Lake | None = None,
     ) -> None:
         self._open_lake = open_lake
         self._epoch = epoch
@@ -84,7 +90,7 @@ class Writer:
         self._follow_up = follow_up
         self._queue: queue.SimpleQueue[Pending | _Call | None] = queue.SimpleQueue()
         self._held: deque[Pending | _Call] = deque()
-        self._lake: Lake | None = None
+        self._lake = lake
         self._clock = LedgerClock()
         self._open_failures: set[tuple[str, str]] | None = None
         self._last_commit = 0.0
@@ -257,7 +263,11 @@ class Writer:
                     if self._open_failures is None:
                         self._open_failures = read_open_failures(lake)
                     results = apply_batch(
-                        transaction, works, epoch=self._epoch, clock=self._clock, open_failures=self._open_failures
+                        transaction,
+                        works,
+                        epoch=self._epoch,
+                        clock=self._clock,
+                        open_failures=self._open_failures,
                     )
             except LakeConflict:
                 # Someone else's DML on our tables, or the next writer: the epoch, read again, tells which.

@@ -1,0 +1,113 @@
+"""Composition: one process from its settings to its exit status, through any number of terms."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from importlib.metadata import version as installed_version
+
+import structlog
+
+from consumer.election import Election, new_instance_name
+from consumer.http import Health, serve
+from consumer.metrics import Metrics
+from consumer.settings import Settings
+from consumer.term import Definitions, State, Term, load_definitions
+from consumer.wait import Stopping
+from feeders.errors import LakeFenced
+
+log = structlog.get_logger()
+
+
+class Service:
+    """The long-lived consumer. `run` returns after SIGTERM, SIGINT or `stop()`, when all is drained."""
+
+    def __init__(self, settings: Settings, *, instance: str | None = None) -> None:
+        self.settings = settings
+        self.instance = instance or new_instance_name()
+        self.metrics = Metrics()
+        self.state = State()
+        self.http_port = 0
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Asks for a drain and an end; from the event loop's thread."""
+        self._stop.set()
+
+    async def run(self, *, handle_signals: bool = True, started: Callable[["Service"], None] = lambda _: None) -> None:
+        """Serves until it is asked to stop.
+
+        Raises:
+            Misconfigured, LakeMisconfigured, ProjectError: a person has to mend something.
+        """
+        self.metrics.build.info({"version": installed_version("lotus-lake")})
+        definitions = load_definitions(self.settings)
+        if handle_signals:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
+        async with AsyncExitStack() as held:
+            self.http_port = await held.enter_async_context(
+                serve(
+                    self.settings.http_host,
+                    self.settings.http_port,
+                    registry=self.metrics.registry,
+                    live=self._live,
+                    ready=self._ready,
+                )
+            )
+            started(self)
+            log.info("started", version=installed_version("lotus-lake"), http_port=self.http_port)
+            while not self._stop.is_set():
+                await self._stand_for_election(held, definitions)
+        log.info("stopped")
+
+    async def _stand_for_election(self, held: AsyncExitStack, definitions: Definitions) -> None:
+        self.state.role = "standby"
+        self.state.note(None)
+        election = Election(
+            self.settings.catalog, self.instance, idle_session_timeout_s=self.settings.lock_timeout_s
+        )
+        try:
+            if not await self._or_stop(election.wait_for_lock()):
+                return
+            term = Term(
+                settings=self.settings,
+                definitions=definitions,
+                metrics=self.metrics,
+                election=election,
+                instance=self.instance,
+                state=self.state,
+                stop=self._stop,
+            )
+            await self._or_stop(term.run(), cancel=False)
+        except Stopping:
+            return
+        except LakeFenced as error:
+            log.warning("another process writes now", detail=str(error))
+        finally:
+            await election.release()
+
+    async def _or_stop(self, work: Coroutine[object, object, object], *, cancel: bool = True) -> bool:
+        """Awaits work; with `cancel` it is given up when the service has to stop. Says whether it was done."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({task, stop} if cancel else {task}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+                return True
+            return False
+        finally:
+            for each in (task, stop):
+                each.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+
+    def _live(self) -> Health:
+        return Health(ok=True, reason=self.state.role)
+
+    def _ready(self) -> Health:
+        waiting = self.state.waiting_for
+        ok = waiting is None and self.state.role in ("writer", "standby")
+        self.metrics.ready.set(1 if ok else 0)
+        return Health(ok=ok, reason=waiting or self.state.role)

@@ -1,0 +1,150 @@
+"""`lotus-lake land`: writes what Airbyte would write, for all nine streams, into the landing bucket."""
+
+import asyncio
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from consumer.errors import LotusError, Misconfigured
+from consumer.landing.generate import DEFAULT_ROWS, Landing
+from consumer.landing.write import DEFAULT_CONCURRENCY, Landed, LandingSummary, run_landing
+from consumer.objects import open_bucket
+from feeders.project import ProjectError
+
+DEFAULT_FILES = 60
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_ENVIRONMENT = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandTarget:
+    """The bucket to write to, and Airbyte's identity there."""
+
+    endpoint: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    region: str
+    bucket: str
+
+
+def land(
+    *,
+    endpoint: Annotated[str, typer.Option(help="URL of the S3 endpoint.")],
+    access_key_id: Annotated[str, typer.Option(help="Access key of Airbyte's identity.")],
+    secret_access_key: Annotated[str, typer.Option(help="Its secret.")],
+    region: Annotated[str, typer.Option(help="Region that requests are signed for.")] = "us-east-1",
+    bucket: Annotated[str, typer.Option(help="The landing bucket.")] = "landing",
+    prefix: Annotated[str, typer.Option(help="Prefix of all streams in it.")] = "raw",
+    seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 1,
+    files: Annotated[
+        int | None, typer.Option(min=1, help=f"How many files; {DEFAULT_FILES} without --seconds.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.001, help="Stop after this time.")] = None,
+    rate: Annotated[float, typer.Option(min=0, help="Files per second; 0 is as fast as possible.")] = 0,
+    rows: Annotated[
+        str, typer.Option(help="Rows of a file, or the least and the most: 100 or 20-200.")
+    ] = f"{DEFAULT_ROWS[0]}-{DEFAULT_ROWS[1]}",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Puts at once.")] = DEFAULT_CONCURRENCY,
+    json_summary: Annotated[
+        bool, typer.Option("--json", help="End with one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Write what Airbyte's S3 destination would write for all nine streams."""
+    target = LandTarget(
+        endpoint=endpoint,
+        access_key_id=access_key_id,
+        secret_access_key=secret_access_key,
+        region=region,
+        bucket=bucket,
+    )
+    if files is None and seconds is None:
+        files = DEFAULT_FILES
+    try:
+        landing = Landing(seed=seed, files=files, rows=parse_rows(rows), prefix=prefix)
+        summary = asyncio.run(
+            land_into(target, landing, rate=rate, seconds=seconds, files=files, concurrency=concurrency)
+        )
+    except Misconfigured as error:
+        _fail(f"{error}\n  hint: {error.hint}", EXIT_ENVIRONMENT)
+    except (LotusError, ProjectError) as error:
+        _fail(str(error), EXIT_ENVIRONMENT)
+    except ExceptionGroup as group:
+        # Puts that were under way fail together, mostly for one reason.
+        reasons = "\n".join(dict.fromkeys(str(each) or type(each).__name__ for each in group.exceptions))
+        ours = all(isinstance(each, LotusError) for each in group.exceptions)
+        _fail(f"landed only a part: {reasons}", EXIT_ENVIRONMENT if ours else EXIT_FAILED)
+    if json_summary:
+        typer.echo(json.dumps(summary_json(landing, summary, seed=seed)))
+
+
+def parse_rows(text: str) -> tuple[int, int]:
+    """Parses `100` or `20-200`.
+
+    Raises:
+        typer.BadParameter: it is neither, or the least is 0 or above the most.
+    """
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", text)
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= least <= most:
+        message = f"{text!r} is neither a number of rows, 1 or more, nor a range like 20-200"
+        raise typer.BadParameter(message, param_hint="--rows")
+    return least, most
+
+
+async def land_into(
+    target: LandTarget,
+    landing: Landing,
+    *,
+    rate: float,
+    seconds: float | None,
+    files: int | None,
+    concurrency: int = DEFAULT_CONCURRENCY,
+) -> LandingSummary:
+    """Runs a landing into a bucket behind a progress bar on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    async with open_bucket(
+        endpoint=target.endpoint,
+        access_key_id=target.access_key_id,
+        secret_access_key=target.secret_access_key,
+        region=target.region,
+        bucket=target.bucket,
+        max_connections=concurrency,
+    ) as opened:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(f"landing in {target.bucket}", total=files)
+
+            def show(_: Landed) -> None:
+                progress.advance(task)
+
+            return await run_landing(
+                landing, opened.put, rate=rate, seconds=seconds, on_progress=show, concurrency=concurrency
+            )
+
+
+def summary_json(landing: Landing, summary: LandingSummary, *, seed: int) -> dict[str, object]:
+    """Returns the JSON summary: what was put, and what the lake must hold in the end."""
+    return {
+        "seed": seed,
+        "files": summary.files,
+        "objects": summary.objects,
+        "rows_put": summary.rows,
+        "bytes_put": summary.size_bytes,
+        "seconds": round(summary.duration_s, 3),
+        "fct_sales_rows_expected": len(landing.expected_sales()),
+        "streams": {
+            stream: {"objects": each.objects, "rows": each.rows}
+            for stream, each in sorted(landing.totals().items())
+        },
+    }
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(status)

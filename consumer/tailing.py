@@ -1,0 +1,91 @@
+"""The filer tail of one term: its configuration, its position in KV, and what is told of it."""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from consumer.broker import Broker
+from consumer.errors import Misconfigured, Undecodable
+from consumer.events import KeyEvent
+from consumer.ingress.filer_tail import FilerTail, FilerTailConfig, FilerTls
+from consumer.metrics import Metrics
+from consumer.settings import Settings
+from feeders.streams import StreamId, StreamTable
+
+log = structlog.get_logger()
+
+POSITION = "filer_tail"
+
+
+class TailReport:
+    """Turns what the tail tells into metrics and log lines: one line when its state changes."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._is_connected: bool | None = None
+
+    def connected(self) -> None:
+        """The filer answered."""
+        if not self._is_connected:
+            log.info("filer tail connected")
+        self._is_connected = True
+        self._metrics.tail_connected.set(1)
+
+    def disconnected(self, reason: str) -> None:
+        """The filer is gone, or does not answer yet."""
+        if self._is_connected is not False:
+            log.warning("filer tail disconnected", reason=reason)
+        self._is_connected = False
+        self._metrics.tail_connected.set(0)
+
+    def published(self, event: KeyEvent, *, is_new: bool, delay_s: float) -> None:
+        """An event is in the queue."""
+        self._metrics.notify_seconds.observe(delay_s)
+
+    def undecodable(self, error: Undecodable) -> None:
+        """A record was not understood; the sweep finds what it was about."""
+        log.warning("undecodable filer event", reason=error.reason)
+        self._metrics.undecodable.labels(way="filer_tail").inc()
+
+
+def make_filer_tail(
+    settings: Settings,
+    streams: StreamTable,
+    broker: Broker,
+    publish: Callable[[KeyEvent, StreamId | None], Awaitable[bool]],
+    metrics: Metrics,
+) -> FilerTail | None:
+    """Builds the tail; None if it is turned off.
+
+    Raises:
+        Misconfigured: only a part of the TLS files is set.
+    """
+    if not settings.filer_grpc:
+        return None
+    files = (settings.filer_tls_ca, settings.filer_tls_cert, settings.filer_tls_key)
+    match files:
+        case (None, None, None):
+            tls = None
+        case (ca, cert, key) if ca and cert and key:
+            tls = FilerTls(ca_file=ca, cert_file=cert, key_file=key)
+        case _:
+            raise Misconfigured(
+                "mutual TLS with the filer needs three files",
+                hint="set all of LOTUS_FILER_TLS_CA, LOTUS_FILER_TLS_CERT and LOTUS_FILER_TLS_KEY, or none",
+            )
+    config = FilerTailConfig(
+        address=settings.filer_grpc, bucket=settings.landing_bucket, prefix=settings.landing_prefix, tls=tls
+    )
+
+    async def publish_routed(event: KeyEvent) -> bool:
+        route = streams.route(event.key)
+        return await publish(event, route.stream.id if route else None)
+
+    async def load() -> int | None:
+        saved = await broker.kv_get("state", POSITION)
+        return int(saved) if saved else None
+
+    async def save(position_ns: int) -> None:
+        await broker.kv_put("state", POSITION, str(position_ns).encode())
+
+    return FilerTail(config, publish_routed, load, save, TailReport(metrics))

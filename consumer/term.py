@@ -1,0 +1,336 @@
+"""A term: what this process does while it is the lake's one writer.
+
+Everything that a term opens is closed when it ends, in reverse order: first nothing new comes in, then the keys
+in work are finished under one deadline, then the writer stops, then the connections close.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version as installed_version
+
+import structlog
+
+from consumer.broker import Broker, BrokerConfig
+from consumer.election import Election
+from consumer.errors import Misconfigured, Unavailable
+from consumer.events import KeyEvent
+from consumer.ingress.filer_tail import FilerTail
+from consumer.ingress.sweep import Sweep, sweep_until_done
+from consumer.key import KeyWalk
+from consumer.metrics import Metrics
+from consumer.objects import Bucket, open_bucket
+from consumer.settings import Settings
+from consumer.spool import Spool
+from consumer.tailing import make_filer_tail
+from consumer.wait import Stopping, until_available
+from consumer.worker import WorkerConfig, WorkerPool
+from feeders.apply import begin_term
+from feeders.catalog import end_other_writers
+from feeders.epoch import Epoch
+from feeders.errors import LakeError, LakeFenced
+from feeders.lake import Lake, describe_create_table
+from feeders.models import Model, load_models
+from feeders.project import Project, find_project
+from feeders.reader import LakeReader
+from feeders.streams import StreamId, StreamTable, load_streams
+from feeders.tables import Table, load_meta_tables, load_staging_tables
+from feeders.transform import ModelRun, Transforms
+from feeders.writer import Writer
+
+log = structlog.get_logger()
+
+SWEEP_RETRY_S = 5.0
+PENDING_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definitions:
+    """What the project's SQL files say."""
+
+    tables: tuple[Table, ...]
+    streams: StreamTable
+    models: tuple[Model, ...]
+
+
+def load_definitions(settings: Settings) -> Definitions:
+    """Reads `ddl/` and `transforms/`.
+
+    Raises:
+        ProjectError: a file is missing or wrong.
+    """
+    project: Project = find_project(settings.project_dir)
+    return Definitions(
+        tables=(
+            *load_meta_tables(project, describe_create_table),
+            *load_staging_tables(project, describe_create_table),
+        ),
+        streams=load_streams(project, prefix=settings.landing_prefix, describe=describe_create_table),
+        models=load_models(project),
+    )
+
+
+def broker_config(settings: Settings, instance: str) -> BrokerConfig:
+    """How this process reaches NATS."""
+    return BrokerConfig(
+        url=settings.nats_url,
+        user=settings.nats_user,
+        password=settings.nats_password.get_secret_value() if settings.nats_password else None,
+        namespace=settings.namespace,
+        client_name=f"lotus-lake:{instance}",
+        ack_wait_s=settings.ack_wait_s,
+        max_ack_pending=max(1000, settings.worker_slots),
+    )
+
+
+@dataclass(kw_only=True)
+class State:
+    """What the probes tell: the role, and why the service is not ready, if it is not."""
+
+    role: str = "starting"
+    waiting_for: str | None = "starting"
+    details: dict[str, str] = field(default_factory=dict[str, str])
+
+    def note(self, reason: str | None) -> None:
+        """Notes what is waited for; None when it came."""
+        self.waiting_for = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One term of one process. `run` returns when it was asked to stop, or when another process took over."""
+
+    settings: Settings
+    definitions: Definitions
+    metrics: Metrics
+    election: Election
+    instance: str
+    state: State
+    stop: asyncio.Event
+
+    async def run(self) -> None:
+        """Works until `stop` is set or the lock is lost.
+
+        Raises:
+            Misconfigured, LakeMisconfigured, DdlRefused: a person has to mend something.
+        """
+        settings, definitions = self.settings, self.definitions
+        async with AsyncExitStack() as held:
+            config = broker_config(settings, self.instance)
+            broker = await until_available("nats", lambda: Broker.connect(config), note=self.state.note, stop=self.stop)
+            held.push_async_callback(broker.close)
+            await until_available("nats", lambda: self._prepare(broker), note=self.state.note, stop=self.stop)
+            bucket = await held.enter_async_context(self._open_bucket(settings.landing_bucket))
+            await until_available("s3", lambda: self._prove_store(bucket), note=self.state.note, stop=self.stop)
+            lake, epoch = await until_available("lake", self._begin, note=self.state.note, stop=self.stop)
+            transforms = Transforms(
+                definitions.models,
+                definitions.streams,
+                max_delay_s=settings.transform_max_delay_ms / 1000,
+                observe=self._observe_models,
+            )
+            transforms.load_behind(lake)
+            writer = Writer(
+                lambda: Lake(settings.lake(self.instance)),
+                epoch=epoch,
+                limits=settings.batch_limits,
+                follow_up=transforms,
+                lake=lake,
+            )
+            writer.start()
+            held.push_async_callback(self._close_writer, writer)
+            spool = held.enter_context(Spool(settings.spool_dir, settings.spool_max_bytes))
+            reader = LakeReader(lambda: Lake(settings.lake(self.instance.replace("w-", "r-", 1))))
+            held.callback(reader.close)
+            walk = KeyWalk(
+                streams=definitions.streams,
+                bucket_name=settings.landing_bucket,
+                bucket=bucket,
+                spool=spool,
+                limits=settings.file_limits,
+                writer=writer,
+                reads=asyncio.Semaphore(settings.worker_reads),
+            )
+            pool = WorkerPool(
+                WorkerConfig(slots=settings.worker_slots, ack_wait_s=settings.ack_wait_s),
+                broker=broker,
+                walk=walk,
+                metrics=self.metrics,
+                term_lasts=lambda: self.election.is_held,
+            )
+            await self._work(broker, bucket, reader, writer, pool)
+
+    async def _prepare(self, broker: Broker) -> None:
+        await broker.ensure()
+        orphans = await broker.subscribe([stream.id for stream in self.definitions.streams])
+        if orphans:
+            log.warning("subscriptions of no stream", subscriptions=orphans, hint="their keys wait until it is back")
+
+    def _open_bucket(self, name: str):
+        settings = self.settings
+        return open_bucket(
+            endpoint=settings.s3_endpoint,
+            access_key_id=settings.s3_access_key_id,
+            secret_access_key=settings.s3_secret_access_key.get_secret_value(),
+            region=settings.s3_region,
+            bucket=name,
+            max_connections=settings.worker_reads + 4,
+        )
+
+    async def _prove_store(self, landing: Bucket) -> None:
+        """Reads the landing bucket once, and proves that the loader can't delete what the lake refers to."""
+        if not await landing.exists():
+            raise Unavailable("s3", f"there is no bucket {self.settings.landing_bucket}")
+        lake_bucket, _, prefix = self.settings.lake_path.removeprefix("s3://").partition("/")
+        async with self._open_bucket(lake_bucket) as bucket:
+            if await bucket.may_delete(f"{prefix}lotus-lake-delete-probe"):
+                message = f"the loader {self.settings.s3_access_key_id} may delete objects in {self.settings.lake_path}"
+                if not self.settings.loader_may_delete:
+                    raise Misconfigured(
+                        message,
+                        hint="deny it s3:DeleteObject and s3:DeleteObjectVersion by a bucket policy (README, Security);"
+                        " LOTUS_LOADER_MAY_DELETE=true accepts that a lost answer to a COMMIT can lose files",
+                    )
+                log.warning("the loader may delete", detail=message)
+
+    async def _begin(self) -> tuple[Lake, Epoch]:
+        def begin() -> tuple[Lake, Epoch]:
+            ended = end_other_writers(self.settings.catalog, instance=self.instance)
+            if ended:
+                log.info("ended the catalog sessions of the last writer", sessions=ended)
+            lake = Lake(self.settings.lake(self.instance))
+            try:
+                epoch = begin_term(
+                    lake,
+                    self.definitions.tables,
+                    self.definitions.streams,
+                    instance=self.instance,
+                    version=installed_version("lotus-lake"),
+                )
+            except BaseException:
+                lake.close()
+                raise
+            return lake, epoch
+
+        lake, epoch = await asyncio.to_thread(begin)
+        self.metrics.epoch.set(epoch)
+        log.info("term begins", epoch=epoch)
+        return lake, epoch
+
+    async def _work(
+        self, broker: Broker, bucket: Bucket, reader: LakeReader, writer: Writer, pool: WorkerPool
+    ) -> None:
+        """Runs ingress and workers until the term ends, then drains."""
+
+        async def publish(event: KeyEvent, stream: StreamId | None) -> bool:
+            fresh = await broker.publish_key(event, stream)
+            self.metrics.events.labels(way=event.found_by, result="new" if fresh else "pending").inc()
+            return fresh
+
+        ingress = [
+            asyncio.create_task(self._sweep(broker, bucket, reader, publish), name="sweep"),
+            asyncio.create_task(self._count_pending(broker), name="pending"),
+        ]
+        tail = make_filer_tail(self.settings, self.definitions.streams, broker, publish, self.metrics)
+        if tail is not None:
+            ingress.append(asyncio.create_task(tail.run(), name="filer tail"))
+        pulling = asyncio.create_task(pool.run(), name="workers")
+        ends = {
+            asyncio.create_task(self.stop.wait(), name="stop"),
+            asyncio.create_task(self.election.lost(), name="lock"),
+            asyncio.ensure_future(asyncio.wrap_future(writer.ended)),
+        }
+        self.state.role = "writer"
+        self.state.waiting_for = None
+        self.metrics.is_writer.set(1)
+        try:
+            await asyncio.wait({*ends, pulling, *ingress}, return_when=asyncio.FIRST_COMPLETED)
+            while not any(task.done() for task in (*ends, pulling)) and not any(failed(task) for task in ingress):
+                waiting = {task for task in (*ends, pulling, *ingress) if not task.done()}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.state.role = "draining"
+            self.metrics.is_writer.set(0)
+            await cancel([*ingress, pulling])
+            left = await pool.drain(self.settings.drain_timeout_s if self.election.is_held else 0.0)
+            log.info("drained", left_unacked=left)
+            await cancel(list(ends))
+        for task in (*ingress, pulling, *ends):
+            if failed(task):
+                error = task.exception()
+                assert error is not None
+                raise error if not isinstance(error, BaseExceptionGroup) else error.exceptions[0]
+
+    async def _sweep(
+        self,
+        broker: Broker,
+        bucket: Bucket,
+        reader: LakeReader,
+        publish: Callable[[KeyEvent, StreamId | None], Awaitable[bool]],
+    ) -> None:
+        if not self.settings.sweep_at_start:
+            return
+
+        async def pending(stream: StreamId | None) -> int:
+            waiting, claimed = await broker.pending(stream)
+            return waiting + claimed
+
+        def found(stream: StreamId | None) -> None:
+            self.metrics.swept.labels(
+                source=stream.source if stream else "_unrouted", stream=stream.stream if stream else "_"
+            ).inc()
+
+        sweep = Sweep(
+            bucket_name=self.settings.landing_bucket,
+            prefix=self.settings.landing_prefix,
+            bucket=bucket,
+            streams=self.definitions.streams,
+            reader=reader,
+            publish=publish,
+            pending=pending,
+            max_pending=self.settings.sweep_max_pending,
+            found=found,
+        )
+        swept = await sweep_until_done(
+            sweep, wait_s=SWEEP_RETRY_S, report=lambda error: log.warning("sweep waits", error=str(error))
+        )
+        log.info("swept", listed=swept.listed, published=swept.published)
+
+    async def _count_pending(self, broker: Broker) -> None:
+        """Keeps the gauges of the queue up to date."""
+        while True:
+            for stream in (*(each.id for each in self.definitions.streams), None):
+                with suppress(Unavailable):
+                    waiting, claimed = await broker.pending(stream)
+                    labels = (stream.source, stream.stream) if stream else ("_unrouted", "_")
+                    self.metrics.pending.labels(*labels).set(waiting + claimed)
+            await asyncio.sleep(PENDING_EVERY_S)
+
+    async def _close_writer(self, writer: Writer) -> None:
+        if not await asyncio.to_thread(writer.close, self.settings.drain_timeout_s):
+            log.warning("the writer's transaction did not end in time; its keys come again")
+
+    def _observe_models(self, runs: Sequence[ModelRun]) -> None:
+        for run in runs:
+            self.metrics.model_errors.labels(model=run.model).set(0 if run.error is None else 1)
+            if run.error is None:
+                self.metrics.transform_seconds.labels(model=run.model).observe(run.seconds)
+                log.info("model", model=run.model, rows=run.rows, seconds=round(run.seconds, 4))
+            else:
+                log.error("model held back", model=run.model, error=run.error)
+
+
+def failed(task: "asyncio.Future[None] | asyncio.Task[None]") -> bool:
+    """Says whether a task ended with an error."""
+    return task.done() and not task.cancelled() and task.exception() is not None
+
+
+async def cancel(tasks: "Sequence[asyncio.Future[object]]") -> None:
+    """Cancels what still runs and waits until it has ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+__all__ = ["Definitions", "FilerTail", "LakeError", "LakeFenced", "State", "Term", "load_definitions"]

@@ -1,0 +1,127 @@
+"""Makes the lake's tables what the project's DDL says, and begins a writer's term. On the writer's thread.
+
+The order matters: a new writer first ends the other writers' catalog sessions (feeders.catalog), then applies the
+DDL, then raises the epoch; from then on no other process's transaction can commit.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from feeders.cursors import ensure_cursors
+from feeders.ddl import Change, diff_table, render
+from feeders.epoch import Epoch, raise_epoch
+from feeders.lake import Lake, LakeMisconfigured, Transaction
+from feeders.streams import Column, StreamTable
+from feeders.tables import Table
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableChange:
+    """What one table needs."""
+
+    table: str
+    change: Change
+
+
+def begin_term(
+    lake: Lake, tables: Sequence[Table], streams: StreamTable, *, instance: str, version: str
+) -> Epoch:
+    """Applies the DDL and raises the epoch, in two transactions.
+
+    Raises:
+        LakeMisconfigured: the lake is not one that this version may write.
+        DdlRefused: a table differs in a way that can't be changed.
+    """
+    apply_ddl(lake, tables, streams, version=version)
+    with lake.transaction("a new term") as transaction:
+        return raise_epoch(transaction, instance=instance)
+
+
+def apply_ddl(
+    lake: Lake, tables: Sequence[Table], streams: StreamTable, *, version: str
+) -> list[TableChange]:
+    """Creates what is missing and widens what may be; returns what was done."""
+    lake.query("CALL lakehouse.set_option('data_inlining_row_limit', 0)")
+    with lake.transaction("ddl") as transaction:
+        for schema in sorted({table.schema for table in tables}):
+            transaction.query(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        require_schema_version(transaction)
+        require_ledger(transaction, tables)
+        changes = plan_ddl(transaction, tables)
+        for item in changes:
+            transaction.query(render(item.change, item.table))
+        ensure_cursors(transaction, [stream.id for stream in streams])
+        write_schema_version(transaction, version)
+    return changes
+
+
+def preview_ddl(lake: Lake, tables: Sequence[Table]) -> list[TableChange]:
+    """Says what `apply_ddl` would do; changes nothing."""
+    with lake.transaction("ddl preview") as transaction:
+        require_schema_version(transaction)
+        require_ledger(transaction, tables)
+        return plan_ddl(transaction, tables)
+
+
+def plan_ddl(transaction: Transaction, tables: Iterable[Table]) -> list[TableChange]:
+    """Compares the lake's tables with the project's; changes nothing."""
+    found = found_columns(transaction)
+    return [
+        TableChange(table=f"{table.schema}.{table.name}", change=change)
+        for table in tables
+        for change in diff_table(
+            table.columns, found.get((table.schema, table.name)), table=f"{table.schema}.{table.name}"
+        )
+    ]
+
+
+def found_columns(transaction: Transaction) -> dict[tuple[str, str], tuple[Column, ...]]:
+    """Reads the columns of all the lake's tables."""
+    found: dict[tuple[str, str], list[Column]] = {}
+    for schema, table, column, kind in transaction.query(
+        "SELECT schema_name, table_name, column_name, data_type FROM duckdb_columns()"
+        " WHERE database_name = 'lakehouse' ORDER BY schema_name, table_name, column_index"
+    ):
+        found.setdefault((schema, table), []).append(Column(name=column, type=kind))
+    return {table: tuple(columns) for table, columns in found.items()}
+
+
+def require_schema_version(transaction: Transaction) -> None:
+    """Refuses a lake that a newer program has written."""
+    if ("meta", "lotus_lake") not in found_columns(transaction):
+        return
+    rows = transaction.query("SELECT max(schema_version), max(app_version) FROM meta.lotus_lake")
+    version, program = rows[0]
+    if version is not None and version > SCHEMA_VERSION:
+        raise LakeMisconfigured(
+            f"the lake has schema version {version}, written by lotus-lake {program}; this program knows {SCHEMA_VERSION}",
+            hint="install that version of lotus-lake or a newer one",
+        )
+
+
+def require_ledger(transaction: Transaction, tables: Iterable[Table]) -> None:
+    """Refuses staging rows without a ledger: that is someone else's lake."""
+    found = found_columns(transaction)
+    if ("meta", "feeder_files") in found:
+        return
+    for table in tables:
+        if table.schema == "staging" and (table.schema, table.name) in found:
+            rows = transaction.query(f"SELECT 1 FROM {table.schema}.{table.name} LIMIT 1")
+            if rows:
+                raise LakeMisconfigured(
+                    f"{table.schema}.{table.name} has rows, but the lake has no ledger meta.feeder_files",
+                    hint="another program filled it; use another catalog schema and LOTUS_LAKE_PATH for this lake",
+                )
+
+
+def write_schema_version(transaction: Transaction, version: str) -> None:
+    """Notes which program and schema version the lake has, if that changed."""
+    rows = transaction.query("SELECT schema_version, app_version FROM meta.lotus_lake")
+    if rows != [(SCHEMA_VERSION, version)]:
+        transaction.change("DELETE FROM meta.lotus_lake")
+        transaction.change(
+            "INSERT INTO meta.lotus_lake (schema_version, app_version, updated_at) VALUES (?, ?, now())",
+            (SCHEMA_VERSION, version),
+        )

@@ -1,0 +1,38 @@
+"""The writer: whole landings through the append transaction and the rebuilt models, on real servers."""
+
+from pathlib import Path
+
+from consumer.embedded.identity import Tenant
+from consumer.landing.compare import SALES_SELECT_LIST, compare_sales
+from consumer.landing.generate import Landing
+from feeders.transform import Transforms
+from feeders.work import Outcome, Request
+from feeders.writer import BatchLimits, Writer
+from tests.helpers import wait_until
+from tests.lakes import count, definitions, load_of, one, open_lake, start_term
+
+
+def test_a_landing_ends_in_staging_exactly_and_in_the_expected_sales(tenant: Tenant, tmp_path: Path) -> None:
+    defined = definitions()
+    lake = open_lake(tenant)
+    epoch = start_term(lake, defined)
+    transforms = Transforms(defined.models, defined.streams, max_delay_s=1.0)
+    writer = Writer(
+        lambda: open_lake(tenant), epoch=epoch, limits=BatchLimits(), follow_up=transforms, lake=lake
+    )
+    writer.start()
+    landing = Landing(seed=7, files=40)
+    results = [writer.submit(load_of(file, defined, folder=tmp_path)) for file in landing]
+    outcomes = {future.result(timeout=60).applied.outcome for future in results}
+    assert outcomes <= {Outcome.LOADED, Outcome.REPLACED}
+    assert writer.close(timeout_s=60)
+    writer.ended.result()
+
+    reader = open_lake(tenant, instance="r-test")
+    for stream in defined.streams:
+        assert count(reader, stream.qualified_table) == landing.rows_expected(stream.id)
+    expected = landing.expected_sales()
+    found = reader.query(f"SELECT {SALES_SELECT_LIST} FROM main.fct_sales")
+    difference = compare_sales(expected, found)
+    assert difference.equal, difference.describe()
+    reader.close()
