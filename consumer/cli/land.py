@@ -4,23 +4,18 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from consumer.errors import LotusError, Misconfigured
+from consumer.cli.common import errors_shown
 from consumer.landing.generate import DEFAULT_ROWS, Landing
 from consumer.landing.write import DEFAULT_CONCURRENCY, Landed, LandingSummary, run_landing
 from consumer.objects import open_bucket
-from feeders.project import ProjectError
 
 DEFAULT_FILES = 60
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_ENVIRONMENT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +61,11 @@ def land(
     )
     if files is None and seconds is None:
         files = DEFAULT_FILES
-    try:
+    with errors_shown():
         landing = Landing(seed=seed, files=files, rows=parse_rows(rows), prefix=prefix)
         summary = asyncio.run(
             land_into(target, landing, rate=rate, seconds=seconds, files=files, concurrency=concurrency)
         )
-    except Misconfigured as error:
-        _fail(f"{error}\n  hint: {error.hint}", EXIT_ENVIRONMENT)
-    except (LotusError, ProjectError) as error:
-        _fail(str(error), EXIT_ENVIRONMENT)
-    except ExceptionGroup as group:
-        # Puts that were under way fail together, mostly for one reason.
-        reasons = "\n".join(dict.fromkeys(str(each) or type(each).__name__ for each in group.exceptions))
-        ours = all(isinstance(each, LotusError) for each in group.exceptions)
-        _fail(f"landed only a part: {reasons}", EXIT_ENVIRONMENT if ours else EXIT_FAILED)
     if json_summary:
         typer.echo(json.dumps(summary_json(landing, summary, seed=seed)))
 
@@ -143,8 +129,3 @@ def summary_json(landing: Landing, summary: LandingSummary, *, seed: int) -> dic
             for stream, each in sorted(landing.totals().items())
         },
     }
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(status)

@@ -62,7 +62,7 @@ async def run_landing(
         concurrency: how many puts at once.
 
     Raises:
-        ExceptionGroup: a put or `on_progress` failed; the other puts are cancelled.
+        Exception: what a put or `on_progress` raised first; the other puts are cancelled.
     """
     started = time.monotonic()
     room = asyncio.Semaphore(concurrency)
@@ -81,19 +81,23 @@ async def run_landing(
         tally.add(landed)
         on_progress(landed)
 
-    async with asyncio.TaskGroup() as puts:
-        number = 0
-        while True:
-            await room.acquire()
-            start_at = max(time.monotonic(), started + number / rate if rate > 0 else 0)
-            if seconds is not None and start_at - started >= seconds:
-                break
-            await asyncio.sleep(max(0.0, start_at - time.monotonic()))
-            file = await asyncio.to_thread(next, landing, None)
-            if file is None:
-                break
-            number += 1
-            in_flight[file.key] = puts.create_task(put_one(file, in_flight.get(file.key)))
+    try:
+        async with asyncio.TaskGroup() as puts:
+            number = 0
+            while True:
+                await room.acquire()
+                start_at = max(time.monotonic(), started + number / rate if rate > 0 else 0)
+                if seconds is not None and start_at - started >= seconds:
+                    break
+                await asyncio.sleep(max(0.0, start_at - time.monotonic()))
+                file = await asyncio.to_thread(next, landing, None)
+                if file is None:
+                    break
+                number += 1
+                in_flight[file.key] = puts.create_task(put_one(file, in_flight.get(file.key)))
+    except ExceptionGroup as failed:
+        # Puts that were under way fail together, mostly for one reason: a caller needs only the first.
+        raise failed.exceptions[0] from failed
     return tally.summary(time.monotonic() - started)
 
 

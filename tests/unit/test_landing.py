@@ -83,6 +83,14 @@ def test_every_file_is_at_home_in_its_stream(streams: StreamTable) -> None:
         assert all(name.startswith("_airbyte_") for name in schema.names[:4])
 
 
+def test_no_file_has_two_rows_of_one_raw_id(streams: StreamTable) -> None:
+    """Two such rows with other values would leave open which of them is the latest."""
+    files = made(streams, files=200, rows=60)
+    for file in files:
+        raw_ids = parquet_of(file).read(["_airbyte_raw_id"])["_airbyte_raw_id"].to_pylist()
+        assert len(set(raw_ids)) == file.rows
+
+
 def test_a_landing_has_both_layouts_all_codecs_and_both_time_units(streams: StreamTable) -> None:
     files = made(streams, files=300, rows=2)
     codecs: set[str] = set()
