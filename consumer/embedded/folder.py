@@ -109,7 +109,8 @@ class Ports:
 
 
 def _is_free(port: int) -> bool:
-    if any(path.exists() for path in weed_sockets(port)):
+    # A socket file that a killed weed of ours left is removed before the start; another user's cannot be.
+    if os.geteuid() != 0 and any(_owner(path) not in (None, os.geteuid()) for path in weed_sockets(port)):
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
@@ -118,6 +119,13 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        return path.lstat().st_uid
+    except FileNotFoundError:
+        return None
 
 
 def weed_sockets(port: int) -> tuple[Path, ...]:

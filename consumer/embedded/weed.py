@@ -16,15 +16,14 @@ from botocore.credentials import Credentials
 from consumer.embedded.errors import StackError
 from consumer.embedded.folder import Ports, Secrets, weed_sockets, write_whole
 from consumer.embedded.identity import S3Identity
-from consumer.embedded.process import Program, ServerSpec, program
+from consumer.embedded.process import Program, ServerSpec, StopBy, program
 
 REGION = "us-east-1"
-STOP_SIGNAL = signal.SIGTERM
 
 # On SIGTERM the filer waits 15 s for its gRPC streams to end, and its own subscriptions to itself are among
 # them, so they never do. A kill loses no object (measured), only the last minute of the filer's event log,
 # which a sweep makes up for. `stop(timeout_s=30)` waits for all of it.
-_STOP_TIMEOUT_S = 1.0
+STOP_BY = StopBy(signal=signal.SIGTERM, timeout_s=1)
 
 # weed looks for its settings in the working folder, in ~/.seaweedfs and in /etc/seaweedfs. Each file that it
 # could find is written here, so that no other installation's settings reach this one. One volume a bucket and
@@ -184,8 +183,7 @@ def _program(argv: list[str], settings: Path) -> Program:
         cwd=settings,
         # A clean environment: weed takes AWS_* for an identity with all rights, and WEED_* for settings.
         env={"HOME": str(settings), "PATH": "/usr/bin:/bin", "TZ": "UTC"},
-        stop_signal=STOP_SIGNAL,
-        stop_timeout_s=_STOP_TIMEOUT_S,
+        stop_by=STOP_BY,
     )
 
 
