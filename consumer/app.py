@@ -8,11 +8,12 @@ from importlib.metadata import version as installed_version
 
 import structlog
 
+from consumer.definitions import Definitions, load_definitions
 from consumer.election import Election, new_instance_name
 from consumer.http import Health, serve
 from consumer.metrics import Metrics
 from consumer.settings import Settings
-from consumer.term import Definitions, State, Term, load_definitions
+from consumer.term import State, Term
 from consumer.wait import Stopping
 from feeders.errors import LakeFenced
 
@@ -34,7 +35,9 @@ class Service:
         """Asks for a drain and an end; from the event loop's thread."""
         self._stop.set()
 
-    async def run(self, *, handle_signals: bool = True, started: Callable[["Service"], None] = lambda _: None) -> None:
+    async def run(
+        self, *, handle_signals: bool = True, started: Callable[["Service"], None] = lambda _: None
+    ) -> None:
         """Serves until it is asked to stop.
 
         Raises:

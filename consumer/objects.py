@@ -9,9 +9,9 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import aiohttp
 from aiobotocore.config import AioConfig
@@ -19,10 +19,11 @@ from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.parsers import ResponseParserError
 
-from consumer.errors import Misconfigured, NeedsMending, NotFound, Unavailable, UnexpectedAnswer
+from consumer.errors import LotusError, Misconfigured, NeedsMending, NotFound, Unavailable, UnexpectedAnswer
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
+    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
@@ -124,13 +125,7 @@ class Bucket:
             answer = await self._client.get_object(Bucket=self.name, Key=key)
         body = cast("_Body", answer["Body"])
         try:
-            facts = Facts(
-                etag=_plain_etag(answer["ETag"]),
-                version_id=_version(answer.get("VersionId")),
-                size_bytes=answer["ContentLength"],
-                last_modified=answer["LastModified"],
-            )
-            yield Answer(key, facts, body)
+            yield Answer(key, _facts(key, answer), body)
         finally:
             body.close()
 
@@ -149,12 +144,7 @@ class Bucket:
             if not await self.exists():
                 raise _no_bucket(self.name) from None
             raise
-        return Facts(
-            etag=_plain_etag(answer["ETag"]),
-            version_id=_version(answer.get("VersionId")),
-            size_bytes=answer["ContentLength"],
-            last_modified=answer["LastModified"],
-        )
+        return _facts(key, answer)
 
     async def list(self, prefix: str) -> AsyncIterator[ListedObject]:
         """Lists all objects whose keys begin with `prefix`, in the server's order, which is not that of the keys.
@@ -179,7 +169,7 @@ class Bucket:
                     key=entry["Key"],  # pyright: ignore[reportTypedDictNotRequiredAccess] - S3 always sends it
                     etag=_plain_etag(entry.get("ETag", "")),
                     size_bytes=entry.get("Size", 0),
-                    last_modified=entry["LastModified"],  # pyright: ignore[reportTypedDictNotRequiredAccess]
+                    last_modified=entry["LastModified"].astimezone(UTC),  # pyright: ignore[reportTypedDictNotRequiredAccess] - so too
                 )
             if not page["IsTruncated"]:
                 return
@@ -272,7 +262,7 @@ def _classified(key: str | None) -> Generator[None, None, None]:
     try:
         yield
     except ClientError as error:
-        _raise_for(error, key)
+        raise classify(error, key) from error
     except (HTTPClientError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         raise Unavailable("s3", f"{type(error).__name__}: {error}") from error
     except (BotoCoreError, ResponseParserError) as error:
@@ -287,6 +277,7 @@ _NOT_FROM_THE_MACHINE = {
     "credentials_file": (None, None, os.devnull, None),
 }
 
+_BUSY = ("SlowDown", "RequestTimeout", "Throttling")
 _CURES = {
     "NoSuchBucket": "create the bucket, or mend the bucket's name in the settings",
     "InvalidAccessKeyId": "check LOTUS_S3_ACCESS_KEY_ID: the server does not know this key",
@@ -296,20 +287,37 @@ _CURES = {
 }
 
 
-def _raise_for(error: ClientError, key: str | None) -> NoReturn:
+def classify(error: ClientError, key: str | None) -> LotusError:
+    """Names the next move for an error that the server answered."""
     details = error.response.get("Error", {})
     code, text = details.get("Code", ""), details.get("Message", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     message = f"{error.operation_name} of {key!r}: " if key is not None else f"{error.operation_name}: "
     message += f"HTTP {status} {code} {text}".rstrip()
+    if key is not None and "\n" in key and status == 403:
+        # SeaweedFS matches no bucket policy with such a key: it alone is refused, and no waiting mends it.
+        return UnexpectedAnswer(message)
     if code == "NoSuchBucket" or status in (401, 403):
         cure = _CURES.get(code, "check the access key, its secret and the rights of this identity")
-        raise NeedsMending("s3", message, hint=cure, code=code) from error
+        return NeedsMending("s3", message, hint=cure, code=code)
     if status == 404:
-        raise NotFound(message) from error
-    if status >= 500 or status in (408, 429) or code in ("SlowDown", "RequestTimeout", "Throttling"):
-        raise Unavailable("s3", message) from error
-    raise UnexpectedAnswer(message) from error
+        return NotFound(message)
+    if status >= 500 or status in (408, 429) or code in _BUSY:
+        return Unavailable("s3", message)
+    return UnexpectedAnswer(message)
+
+
+def _facts(key: str, answer: "GetObjectOutputTypeDef | HeadObjectOutputTypeDef") -> Facts:
+    try:
+        return Facts(
+            etag=_plain_etag(answer["ETag"]),
+            version_id=_version(answer.get("VersionId")),
+            size_bytes=answer["ContentLength"],
+            last_modified=answer["LastModified"].astimezone(UTC),
+        )
+    except KeyError as error:
+        hint = "connect to the S3 server itself: a proxy between may recode its answers"
+        raise NeedsMending("s3", f"the answer for {key!r} has no {error.args[0]}", hint=hint) from None
 
 
 def _no_bucket(name: str) -> NeedsMending:

@@ -75,7 +75,8 @@ class Observer:
                         continue
                     try:
                         lake = lake or Lake(self._config)
-                        last = self._look(lake, last, snapshot)
+                        self._look(lake, last)
+                        last = snapshot
                     except StatementFailed:
                         continue  # the tables are not there yet
         except (LakeError, psycopg.Error) as error:
@@ -84,8 +85,10 @@ class Observer:
             if lake is not None:
                 lake.close()
 
-    def _look(self, lake: Lake, last: int, snapshot: int) -> int:
-        rows = lake.query("SELECT key, etag, snapshot_id FROM meta.feeder_files WHERE snapshot_id > ?", (last,))
+    def _look(self, lake: Lake, last: int) -> None:
+        rows = lake.query(
+            "SELECT key, etag, snapshot_id FROM meta.feeder_files WHERE snapshot_id > ?", (last,)
+        )
         fct = lake.query("SELECT min(snapshot_id) FROM meta.transform_cursors WHERE model = 'fct_sales'")
         now = time.time()
         with self._lock:
@@ -93,13 +96,14 @@ class Observer:
                 self._staging.setdefault((key, etag), (now, loaded_in))
             if fct[0][0] is not None and (not self._fct or self._fct[-1][1] < fct[0][0]):
                 self._fct.append((now, fct[0][0]))
-        return max((row[2] for row in rows), default=last) if rows else max(last, min(snapshot - 1, last))
 
 
 def newest_snapshot(connection: "psycopg.Connection[tuple[object, ...]]", catalog: Catalog) -> int:
     """The newest snapshot's id; -1 before the lake exists."""
     try:
-        row = connection.execute(in_schema(catalog, "SELECT max(snapshot_id) FROM {schema}.ducklake_snapshot")).fetchone()
+        row = connection.execute(
+            in_schema(catalog, "SELECT max(snapshot_id) FROM {schema}.ducklake_snapshot")
+        ).fetchone()
     except psycopg.errors.UndefinedTable:
         return -1
     return row[0] if row and isinstance(row[0], int) else -1

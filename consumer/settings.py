@@ -295,3 +295,8 @@ def variables_by_field() -> dict[str, tuple[str, ...]]:
 def known_variables() -> frozenset[str]:
     """Every environment variable that is a setting."""
     return frozenset(variable for variables in variables_by_field().values() for variable in variables)
+
+
+def inherited_environment() -> dict[str, str]:
+    """This process's environment without any setting of ours, for a child that gets its own."""
+    return {name: value for name, value in os.environ.items() if name not in known_variables()}

@@ -12,30 +12,27 @@ from importlib.metadata import version as installed_version
 
 import structlog
 
-from consumer.broker import Broker, BrokerConfig
+from consumer.broker import Broker
+from consumer.connections import broker_config, loader_bucket
+from consumer.definitions import Definitions
 from consumer.election import Election
 from consumer.errors import Misconfigured, Unavailable
 from consumer.events import KeyEvent
-from consumer.ingress.filer_tail import FilerTail
 from consumer.ingress.sweep import Sweep, sweep_until_done
 from consumer.key import KeyWalk
 from consumer.metrics import Metrics
-from consumer.objects import Bucket, open_bucket
+from consumer.objects import Bucket
 from consumer.settings import Settings
 from consumer.spool import Spool
 from consumer.tailing import make_filer_tail
-from consumer.wait import Stopping, until_available
+from consumer.wait import until_available
 from consumer.worker import WorkerConfig, WorkerPool
 from feeders.apply import begin_term
 from feeders.catalog import end_other_writers
 from feeders.epoch import Epoch
-from feeders.errors import LakeError, LakeFenced
-from feeders.lake import Lake, describe_create_table
-from feeders.models import Model, load_models
-from feeders.project import Project, find_project
+from feeders.lake import Lake
 from feeders.reader import LakeReader
-from feeders.streams import StreamId, StreamTable, load_streams
-from feeders.tables import Table, load_meta_tables, load_staging_tables
+from feeders.streams import StreamId
 from feeders.transform import ModelRun, Transforms
 from feeders.writer import Writer
 
@@ -43,45 +40,6 @@ log = structlog.get_logger()
 
 SWEEP_RETRY_S = 5.0
 PENDING_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Definitions:
-    """What the project's SQL files say."""
-
-    tables: tuple[Table, ...]
-    streams: StreamTable
-    models: tuple[Model, ...]
-
-
-def load_definitions(settings: Settings) -> Definitions:
-    """Reads `ddl/` and `transforms/`.
-
-    Raises:
-        ProjectError: a file is missing or wrong.
-    """
-    project: Project = find_project(settings.project_dir)
-    return Definitions(
-        tables=(
-            *load_meta_tables(project, describe_create_table),
-            *load_staging_tables(project, describe_create_table),
-        ),
-        streams=load_streams(project, prefix=settings.landing_prefix, describe=describe_create_table),
-        models=load_models(project),
-    )
-
-
-def broker_config(settings: Settings, instance: str) -> BrokerConfig:
-    """How this process reaches NATS."""
-    return BrokerConfig(
-        url=settings.nats_url,
-        user=settings.nats_user,
-        password=settings.nats_password.get_secret_value() if settings.nats_password else None,
-        namespace=settings.namespace,
-        client_name=f"lotus-lake:{instance}",
-        ack_wait_s=settings.ack_wait_s,
-        max_ack_pending=max(1000, settings.worker_slots),
-    )
 
 
 @dataclass(kw_only=True)
@@ -118,11 +76,15 @@ class Term:
         settings, definitions = self.settings, self.definitions
         async with AsyncExitStack() as held:
             config = broker_config(settings, self.instance)
-            broker = await until_available("nats", lambda: Broker.connect(config), note=self.state.note, stop=self.stop)
+            broker = await until_available(
+                "nats", lambda: Broker.connect(config), note=self.state.note, stop=self.stop
+            )
             held.push_async_callback(broker.close)
             await until_available("nats", lambda: self._prepare(broker), note=self.state.note, stop=self.stop)
-            bucket = await held.enter_async_context(self._open_bucket(settings.landing_bucket))
-            await until_available("s3", lambda: self._prove_store(bucket), note=self.state.note, stop=self.stop)
+            bucket = await held.enter_async_context(loader_bucket(settings, settings.landing_bucket))
+            await until_available(
+                "s3", lambda: self._prove_store(bucket), note=self.state.note, stop=self.stop
+            )
             lake, epoch = await until_available("lake", self._begin, note=self.state.note, stop=self.stop)
             transforms = Transforms(
                 definitions.models,
@@ -165,25 +127,16 @@ class Term:
         await broker.ensure()
         orphans = await broker.subscribe([stream.id for stream in self.definitions.streams])
         if orphans:
-            log.warning("subscriptions of no stream", subscriptions=orphans, hint="their keys wait until it is back")
-
-    def _open_bucket(self, name: str):
-        settings = self.settings
-        return open_bucket(
-            endpoint=settings.s3_endpoint,
-            access_key_id=settings.s3_access_key_id,
-            secret_access_key=settings.s3_secret_access_key.get_secret_value(),
-            region=settings.s3_region,
-            bucket=name,
-            max_connections=settings.worker_reads + 4,
-        )
+            log.warning(
+                "subscriptions of no stream", subscriptions=orphans, hint="their keys wait until it is back"
+            )
 
     async def _prove_store(self, landing: Bucket) -> None:
         """Reads the landing bucket once, and proves that the loader can't delete what the lake refers to."""
         if not await landing.exists():
             raise Unavailable("s3", f"there is no bucket {self.settings.landing_bucket}")
         lake_bucket, _, prefix = self.settings.lake_path.removeprefix("s3://").partition("/")
-        async with self._open_bucket(lake_bucket) as bucket:
+        async with loader_bucket(self.settings, lake_bucket) as bucket:
             if await bucket.may_delete(f"{prefix}lotus-lake-delete-probe"):
                 message = f"the loader {self.settings.s3_access_key_id} may delete objects in {self.settings.lake_path}"
                 if not self.settings.loader_may_delete:
@@ -246,7 +199,9 @@ class Term:
         self.metrics.is_writer.set(1)
         try:
             await asyncio.wait({*ends, pulling, *ingress}, return_when=asyncio.FIRST_COMPLETED)
-            while not any(task.done() for task in (*ends, pulling)) and not any(failed(task) for task in ingress):
+            while not any(task.done() for task in (*ends, pulling)) and not any(
+                failed(task) for task in ingress
+            ):
                 waiting = {task for task in (*ends, pulling, *ingress) if not task.done()}
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -331,6 +286,3 @@ async def cancel(tasks: "Sequence[asyncio.Future[object]]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-__all__ = ["Definitions", "FilerTail", "LakeError", "LakeFenced", "State", "Term", "load_definitions"]

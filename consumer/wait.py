@@ -17,7 +17,7 @@ log = structlog.get_logger()
 LINE_EVERY_S = 60.0
 
 
-class Stopping(Exception):  # noqa: N818 - named by the next move
+class Stopping(Exception):
     """The process was asked to stop while it waited."""
 
 

@@ -240,7 +240,9 @@ class Lake:
             if isinstance(failure, StatementFailed):
                 # Its statements ran: only another commit meanwhile can fail it. The text hides that, since
                 # DuckLake then fails to remove the files that it wrote, which the loader must not.
-                raise LakeConflict(f"nothing was committed, most likely for another commit: {failure}") from error
+                raise LakeConflict(
+                    f"nothing was committed, most likely for another commit: {failure}"
+                ) from error
             raise failure from error
 
 

@@ -12,7 +12,9 @@ from consumer.cli.land import land
 from consumer.cli.run import run
 from consumer.cli.up import up
 
-app = typer.Typer(name="lotus-lake", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="lotus-lake", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 app.command()(run)
 app.command()(up)
 app.command()(land)

@@ -37,6 +37,10 @@ def errors_shown() -> Iterator[None]:
     except (DdlRefused, ProjectError) as error:
         fail(str(error), WRONG_ENVIRONMENT)
     except Unavailable as error:
-        fail(str(error), WRONG_ENVIRONMENT, hint=f"is {error.dependency} running, and are its address and port right?")
+        fail(
+            str(error),
+            WRONG_ENVIRONMENT,
+            hint=f"is {error.dependency} running, and are its address and port right?",
+        )
     except (LotusError, LakeError) as error:
         fail(str(error), WRONG_ENVIRONMENT)

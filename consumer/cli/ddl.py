@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from consumer.cli.common import errors_shown
+from consumer.definitions import load_definitions
 from consumer.election import new_instance_name
 from consumer.settings import load_settings
-from consumer.term import load_definitions
 from feeders.apply import TableChange, apply_ddl, preview_ddl
 from feeders.ddl import render
 from feeders.lake import Lake

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from consumer.cli.common import WRONG_USAGE, errors_shown, fail, stderr
+from consumer.definitions import load_definitions
 from consumer.election import new_instance_name
 from consumer.settings import load_settings
-from consumer.term import load_definitions
 from feeders.lake import Lake
 from feeders.models import Model, below
 from feeders.transform import rebuild_now
@@ -43,7 +43,9 @@ def rebuild(
         finally:
             lake.close()
     if as_json:
-        typer.echo(json.dumps({run.model: {"rows": run.rows, "seconds": round(run.seconds, 3)} for run in runs}))
+        typer.echo(
+            json.dumps({run.model: {"rows": run.rows, "seconds": round(run.seconds, 3)} for run in runs})
+        )
         return
     for run in runs:
         typer.echo(f"{run.model:<32} {run.rows:>10} rows {run.seconds:>8.2f} s")

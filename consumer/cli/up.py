@@ -23,7 +23,9 @@ CONNECT_SQL = "connect.sql"
 
 def up(
     *,
-    directory: Annotated[Path, typer.Option("--dir", help="Folder for data, ports, secrets and logs.")] = Path(".lotus"),
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Folder for data, ports, secrets and logs.")
+    ] = Path(".lotus"),
 ) -> None:
     """Start SeaweedFS, NATS, PostgreSQL and the consumer on 127.0.0.1; Ctrl-C stops them, data stays."""
     signal.signal(signal.SIGTERM, _interrupt)

@@ -1,0 +1,38 @@
+"""What the project's SQL files say: tables, streams and models."""
+
+from dataclasses import dataclass
+
+from consumer.settings import Settings
+from feeders.lake import describe_create_table
+from feeders.models import Model, load_models
+from feeders.project import find_project
+from feeders.streams import StreamTable, load_streams
+from feeders.tables import Table, load_meta_tables, load_staging_tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definitions:
+    """The project's tables, streams and models; `origin` says where its files were found."""
+
+    origin: str
+    tables: tuple[Table, ...]
+    streams: StreamTable
+    models: tuple[Model, ...]
+
+
+def load_definitions(settings: Settings) -> Definitions:
+    """Reads `ddl/` and `transforms/`.
+
+    Raises:
+        ProjectError: a file is missing or wrong.
+    """
+    project = find_project(settings.project_dir)
+    return Definitions(
+        origin=project.origin,
+        tables=(
+            *load_meta_tables(project, describe_create_table),
+            *load_staging_tables(project, describe_create_table),
+        ),
+        streams=load_streams(project, prefix=settings.landing_prefix, describe=describe_create_table),
+        models=load_models(project),
+    )
