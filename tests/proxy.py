@@ -10,14 +10,15 @@ from typing import Literal, Self, TypeVar
 
 T = TypeVar("T")
 _CHUNK_BYTES = 64 * 1024
+_Where = Literal["before", "behind", "hold"] | int
 
 
 @dataclass(kw_only=True)
 class _Trap:
-    """Waits for `marker` from a client; cuts before it, behind it, or so many bytes into the answer."""
+    """Waits for `marker` from a client; then cuts before it, behind it or so many bytes into the answer, or holds."""
 
     marker: bytes
-    where: Literal["before", "behind"] | int
+    where: _Where
     done: "Future[None]"
 
 
@@ -115,6 +116,14 @@ class TcpProxy:
         """
         return self._arm(marker, "behind")
 
+    def hold_before(self, marker: bytes) -> "Future[None]":
+        """Holds, as `hold` does, as soon as a client sends `marker`, which the server gets after `release`.
+
+        Returns:
+            A future that is done when it holds.
+        """
+        return self._arm(marker, "hold")
+
     def cut_after(self, marker: bytes, reply_bytes: int) -> "Future[None]":
         """Cuts the first connection on which a client sends `marker`, in the middle of the server's answer.
 
@@ -140,7 +149,7 @@ class TcpProxy:
 
     # --- on the proxy's thread ----------------------------------------------------------------------------
 
-    def _arm(self, marker: bytes, where: Literal["before", "behind"] | int) -> "Future[None]":
+    def _arm(self, marker: bytes, where: _Where) -> "Future[None]":
         trap = _Trap(marker=marker, where=where, done=Future())
 
         def arm() -> None:
@@ -219,7 +228,12 @@ class TcpProxy:
                     await link.up.drain()
                     self._spring(link, trap)
                     return
-                link.trap, link.left, link.replied = trap, trap.where, 0
+                if trap.where == "hold":
+                    self._flowing.clear()
+                    trap.done.set_result(None)
+                    await self._flowing.wait()
+                else:
+                    link.trap, link.left, link.replied = trap, trap.where, 0
             link.up.write(data)
             await link.up.drain()
         # The client closed: half-open connections are of no use to a test.
