@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
+
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
 from consumer.landing.compare import SALES_SELECT_LIST, Difference, compare_sales
@@ -21,6 +23,7 @@ from feeders.lake import Lake, LakeConfig, Row
 from feeders.streams import StreamId
 
 LOAD_TIMEOUT_S = 600.0
+READY_TIMEOUT_S = 60.0
 DEFAULT_RATE = 20.0
 SALES_STREAMS = ("shopify.orders", "shopify.order_refunds")
 
@@ -161,6 +164,7 @@ async def run_demo(
     observer = Observer(reader_config(settings))
     puts: list[Put] = []
     with running_consumer(tenant, log) as consumer:
+        await until_ready(tenant, consumer, log)
         observer.start()
         try:
             await land(tenant, UntilObjects(landing, files), rate=rate, puts=puts, on_landed=on_landed)
@@ -188,6 +192,28 @@ async def run_demo(
         return await asyncio.to_thread(
             report, settings, landing, puts, observer, len(wanted), len(loaded), time.monotonic() - started
         )
+
+
+async def until_ready(tenant: Tenant, consumer: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Waits until the consumer is the writer and says that it is ready."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            require_alive(consumer, log)
+            try:
+                async with session.get(f"http://127.0.0.1:{tenant.http_port}/readyz") as answer:
+                    if answer.status == 200 and (await answer.json())["reason"] == "writer":
+                        return
+            except (aiohttp.ClientError, TimeoutError):
+                pass
+            await asyncio.sleep(0.05)
+    raise TimeoutError(f"the consumer was not ready after {READY_TIMEOUT_S:g} s:\n{last_lines(log)}")
+
+
+def require_alive(consumer: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Raises ConsumerDied if the consumer has ended."""
+    if consumer.poll() is not None:
+        raise ConsumerDied(f"the consumer ended with status {consumer.poll()}:\n{last_lines(log)}")
 
 
 def is_complete(observer: Observer, put: Put) -> bool:

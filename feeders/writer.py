@@ -101,6 +101,8 @@ class Writer:
 
     def start(self) -> None:
         """Starts the thread."""
+        # Running futures can't be cancelled: whoever awaits `ended` may give up, the thread must not notice.
+        self.ended.set_running_or_notify_cancel()
         self._thread.start()
 
     def submit(self, work: Work, *, is_claimed: ClaimCheck = lambda: True) -> "Future[Result]":

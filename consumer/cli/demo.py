@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
@@ -18,7 +19,7 @@ from consumer.demo import DEFAULT_RATE, ConsumerDied, Report, run_demo
 from consumer.embedded.errors import StackError
 from consumer.embedded.stack import Stack
 
-stdout = Console(highlight=False)
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 SALES_HEADERS = (
     "order_id",
