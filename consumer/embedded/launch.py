@@ -63,9 +63,15 @@ def main() -> NoReturn:
 
 
 def _become(uid: int, gid: int, needs: list[Need]) -> None:
-    os.setgroups([])
-    os.setegid(gid)
-    os.seteuid(uid)  # drops the effective capabilities until it is taken back
+    try:
+        os.setgroups([])
+        os.setegid(gid)
+        os.seteuid(uid)  # drops the effective capabilities until it is taken back
+    except PermissionError:
+        _refuse(
+            f"PostgreSQL refuses to run as root, and this root has no right (CAP_SETUID, CAP_SETGID) to run it as user "
+            f"{uid}: run as a normal user"
+        )
     unreachable = _unreachable(needs)
     os.seteuid(0)
     if not unreachable:

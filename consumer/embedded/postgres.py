@@ -35,6 +35,16 @@ _TENANT_SETTINGS = {
 
 def make_spec(folder: Path, ports: Ports, password: str, run: Callable[[Program], None]) -> ServerSpec:
     """Makes the database cluster with `run` if there is none, and says how to start the server."""
+    try:
+        return _make_spec(folder, ports, password, run)
+    except PermissionError as error:
+        raise StackError(
+            f"{error}: the folder belongs to another user, or this is a root without CAP_DAC_OVERRIDE or CAP_CHOWN. "
+            "Choose another folder, or run as a normal user"
+        ) from error
+
+
+def _make_spec(folder: Path, ports: Ports, password: str, run: Callable[[Program], None]) -> ServerSpec:
     install, account, data = _install(), _account(), folder / "data"
     folder.mkdir(exist_ok=True, mode=0o700)
     if account is not None:
