@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import LiteralString
 
 import psycopg
@@ -251,20 +251,23 @@ async def assert_exclusive(catalog: Catalog) -> None:
         Misconfigured: they don't: a connection pool in transaction mode lies between.
         Unavailable: the catalog does not answer.
     """
+    async with AsyncExitStack() as held:
+        sessions: list[Connection] = []
+        for _ in range(2):
+            session = await connect(catalog, "probe")
+            held.push_async_callback(hang_up, session)
+            sessions.append(session)
+        await assert_excluding(*sessions)
+
+
+async def assert_excluding(first: Connection, second: Connection) -> None:
+    """Proves it for two connections; see `assert_exclusive`."""
+    query: LiteralString = "SELECT pg_try_advisory_lock(%s)"
     key = lock_key("probe", secrets.token_hex(16))
-    first = await connect(catalog, "probe")
-    try:
-        second = await connect(catalog, "probe")
-        try:
-            await ask(first, "SELECT pg_try_advisory_lock(%s)", key, timeout_s=CONNECT_TIMEOUT_S)
-            both = await ask(second, "SELECT pg_try_advisory_lock(%s)", key, timeout_s=CONNECT_TIMEOUT_S)
-            if both:
-                raise Misconfigured(
-                    f"two connections to {catalog.host}:{catalog.port} hold the same advisory lock:"
-                    " something between us and PostgreSQL shares sessions, as PgBouncer in transaction mode does",
-                    hint="connect to PostgreSQL itself, or to a pool in session mode",
-                )
-        finally:
-            await hang_up(second)
-    finally:
-        await hang_up(first)
+    await ask(first, query, key, timeout_s=CONNECT_TIMEOUT_S)
+    if await ask(second, query, key, timeout_s=CONNECT_TIMEOUT_S):
+        raise Misconfigured(
+            "two connections to the catalog hold the same advisory lock: something between us and PostgreSQL"
+            " shares sessions, as PgBouncer does in transaction mode",
+            hint="connect to PostgreSQL itself, or to a pool in session mode",
+        )
