@@ -159,12 +159,11 @@ async def check_filer(settings: Settings) -> Finding:
     if not settings.filer_grpc:
         found = "LOTUS_FILER_GRPC is not set: no tail; new objects are found by the sweep at start only"
         return Finding(subject="filer", status="note", found=found)
-    for address in settings.filer_grpc.split(","):
-        async with grpc.aio.insecure_channel(address.strip()) as channel:
-            try:
-                await asyncio.wait_for(channel.channel_ready(), timeout=5)
-            except TimeoutError:
-                raise Unavailable("the filer", f"no gRPC at {address} within 5 s") from None
+    async with grpc.aio.insecure_channel(settings.filer_grpc) as channel:
+        try:
+            await asyncio.wait_for(channel.channel_ready(), timeout=5)
+        except TimeoutError:
+            raise Unavailable("the filer", f"no gRPC at {settings.filer_grpc} within 5 s") from None
     return Finding(subject="filer", status="ok", found=f"gRPC answers at {settings.filer_grpc}")
 
 
@@ -177,7 +176,8 @@ async def check_postgres(settings: Settings) -> Finding:
                 "SELECT current_setting('server_version_num')::int,"
                 " current_setting('idle_in_transaction_session_timeout'), current_setting('lock_timeout')"
             ).fetchone()
-        assert row is not None
+        if row is None:
+            raise Unavailable("postgresql", "it gave no answer to a SELECT of constants")
         return row[0], row[1], row[2]
 
     version, idle, lock = await asyncio.to_thread(ask)

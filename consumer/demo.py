@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +118,7 @@ class UntilObjects(Iterator[LandingFile]):
 
 
 @contextmanager
-def running_consumer(tenant: Tenant, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def running_consumer(tenant: Tenant, log: Path) -> Generator["subprocess.Popen[bytes]"]:
     """Runs `lotus-lake run` as a process of its own; SIGTERM at the end."""
     environment = inherited_environment() | tenant.env()
     with log.open("wb") as output:
@@ -276,8 +276,8 @@ def report(
     try:
         found = lake.query(f"SELECT {SALES_SELECT_LIST} FROM main.fct_sales")
         sample = lake.query(
-            "SELECT order_id, customer_id, financial_status, gross_sales, discounts, returns, net_sales, shipping, taxes,"
-            " total_sales FROM main.fct_sales ORDER BY order_id LIMIT 10"
+            "SELECT order_id, customer_id, financial_status, gross_sales, discounts, returns, net_sales, shipping,"
+            " taxes, total_sales FROM main.fct_sales ORDER BY order_id LIMIT 10"
         )
         counts = {
             stream: lake.query(f"SELECT count(*) FROM staging.{table_of(stream)}")[0][0]

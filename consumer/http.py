@@ -1,6 +1,6 @@
 """/metrics, /livez and /readyz."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ async def serve(
     registry: CollectorRegistry,
     live: Callable[[], Health],
     ready: Callable[[], Health],
-) -> AsyncIterator[int]:
+) -> AsyncGenerator[int]:
     """Serves the three pages until the block ends; gives the port that is bound.
 
     Raises:

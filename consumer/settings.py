@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     s3_region: str = Field("us-east-1", description="Region that S3 requests are signed for.")
     loader_may_delete: bool = Field(
         False,
-        description="Accept a loader that S3 lets delete lake objects: after a lost answer to a COMMIT the lake can then lose committed files.",
+        description="Accept a loader that may delete lake objects: a lost answer to a COMMIT can then lose files.",
     )
     janitor_s3_access_key_id: str | None = Field(
         None, description="The janitor's key: the only identity that deletes lake objects."
@@ -105,7 +105,7 @@ class Settings(BaseSettings):
 
     filer_grpc: str | None = Field(
         None,
-        description="host:port of the filer's gRPC, which is tailed for events; several separated by commas; empty turns the tail off.",
+        description="host:port of the filer's gRPC, which is tailed for events; unset turns the tail off.",
     )
     filer_tls_ca: Path | None = Field(
         None, description="CA certificate of the filer's gRPC, if it uses mutual TLS."
@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     transform_max_delay_ms: int = Field(
         1000,
         ge=0,
-        description="While appends keep coming, the models are brought up to date this often; at once when no key waits.",
+        description="Under load the models are brought up to date this often; at once when no key waits.",
     )
     duckdb_memory_bytes: int = Field(512 * MIB, ge=128 * MIB, description="Memory that DuckDB may use.")
     duckdb_threads: int = Field(2, ge=1, le=256, description="Threads that DuckDB may use.")
@@ -179,7 +179,9 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Takes values from `load_settings` only, which says where they come from."""
         return (init_settings,)

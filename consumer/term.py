@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
+from typing import Any
 
 import structlog
 
@@ -214,8 +215,11 @@ class Term:
         for task in (*ingress, pulling, *ends):
             if failed(task):
                 error = task.exception()
-                assert error is not None
-                raise error if not isinstance(error, BaseExceptionGroup) else error.exceptions[0]
+                raise (
+                    error.exceptions[0]
+                    if isinstance(error, BaseExceptionGroup)
+                    else error or RuntimeError("no error")
+                )
 
     async def _sweep(
         self,
@@ -281,7 +285,7 @@ def failed(task: "asyncio.Future[None] | asyncio.Task[None]") -> bool:
     return task.done() and not task.cancelled() and task.exception() is not None
 
 
-async def cancel(tasks: "Sequence[asyncio.Future[object]]") -> None:
+async def cancel(tasks: "Sequence[asyncio.Future[None] | asyncio.Task[Any]]") -> None:
     """Cancels what still runs and waits until it has ended."""
     for task in tasks:
         task.cancel()

@@ -4,9 +4,9 @@ import asyncio
 import json
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import assert_never
 
@@ -38,7 +38,7 @@ class WorkerConfig:
 
     slots: int
     ack_wait_s: float
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
 
 
 class Claim:
@@ -55,7 +55,7 @@ class Claim:
         return self._term_lasts() and time.monotonic() - self._renewed_at < self._ack_wait_s
 
     @asynccontextmanager
-    async def renewed(self) -> AsyncIterator[None]:
+    async def renewed(self) -> AsyncGenerator[None]:
         """Keeps renewing until the block ends."""
         task = asyncio.create_task(self._renew())
         try:
@@ -103,7 +103,7 @@ class KeyLocks:
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
     @asynccontextmanager
-    async def held(self, key: str) -> AsyncIterator[None]:
+    async def held(self, key: str) -> AsyncGenerator[None]:
         """Waits for the key's turn."""
         lock, users = self._locks.get(key, (asyncio.Lock(), 0))
         self._locks[key] = (lock, users + 1)

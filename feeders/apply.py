@@ -96,7 +96,8 @@ def require_schema_version(transaction: Transaction) -> None:
     version, program = rows[0]
     if version is not None and version > SCHEMA_VERSION:
         raise LakeMisconfigured(
-            f"the lake has schema version {version}, written by lotus-lake {program}; this program knows {SCHEMA_VERSION}",
+            f"the lake has schema version {version}, written by lotus-lake {program};"
+            f" this program knows {SCHEMA_VERSION}",
             hint="install that version of lotus-lake or a newer one",
         )
 

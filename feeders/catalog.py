@@ -14,7 +14,12 @@ from psycopg import sql
 from feeders.errors import LakeMisconfigured, LakeUnavailable
 
 # TCP keepalives: a silent cut is noticed after 11 s with these, with the defaults not for hours.
-KEEPALIVES = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
 APPLICATION_PREFIX = "lotus-lake:"
 
 
@@ -46,7 +51,10 @@ class Catalog:
                 application_name=application,
                 connect_timeout=timeout_s,
                 autocommit=True,
-                **KEEPALIVES,
+                keepalives=KEEPALIVES["keepalives"],
+                keepalives_idle=KEEPALIVES["keepalives_idle"],
+                keepalives_interval=KEEPALIVES["keepalives_interval"],
+                keepalives_count=KEEPALIVES["keepalives_count"],
             )
         except psycopg.OperationalError as error:
             raise classify_login(error) from error

@@ -4,7 +4,7 @@ Errors of DuckDB are classified here, once, as feeders.errors names them.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -191,7 +191,7 @@ class Lake:
         return run(self._connection, sql, parameters)
 
     @contextmanager
-    def transaction(self, message: str) -> Iterator[Transaction]:
+    def transaction(self, message: str) -> Generator[Transaction]:
         """Runs the block in one DuckLake transaction and commits it.
 
         Each commit carries a batch id of its own, so that after an error at COMMIT PostgreSQL can be asked

@@ -42,7 +42,7 @@ class Pending:
 
     work: Work
     is_claimed: ClaimCheck
-    future: "Future[Result]" = field(default_factory=lambda: Future[Result]())
+    future: "Future[Result]" = field(default_factory=Future["Result"])
     submitted_at: float = field(default_factory=time.monotonic)
 
 
@@ -92,7 +92,8 @@ class Writer:
         self._held: deque[Pending | _Call] = deque()
         self._lake = lake
         self._clock = LedgerClock()
-        self._open_failures: set[tuple[str, str]] | None = None
+        self._open_failures: set[tuple[str, str]] = set()
+        self._has_open_failures = False
         self._last_commit = 0.0
         self._retry_at = 0.0
         self._closing = False
@@ -262,8 +263,9 @@ class Writer:
             lake = self._opened()
             try:
                 with lake.transaction(f"{len(works)} items") as transaction:
-                    if self._open_failures is None:
+                    if not self._has_open_failures:
                         self._open_failures = read_open_failures(lake)
+                        self._has_open_failures = True
                     results = apply_batch(
                         transaction,
                         works,
@@ -282,7 +284,6 @@ class Writer:
 
     def _note(self, works: Sequence[Work], results: Sequence[Applied]) -> None:
         streams: set[StreamId] = set()
-        assert self._open_failures is not None
         for work, result in zip(works, results, strict=True):
             if isinstance(work, Failure):
                 if work.bucket is not None and work.key is not None:

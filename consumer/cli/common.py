@@ -1,6 +1,6 @@
 """What all commands share: exit statuses, and how an error is shown to a person."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -26,7 +26,7 @@ def fail(message: str, status: int, *, hint: str | None = None) -> NoReturn:
 
 
 @contextmanager
-def errors_shown() -> Iterator[None]:
+def errors_shown() -> Generator[None]:
     """Turns what a person can mend into a message and an exit status; a bug keeps its traceback."""
     try:
         yield

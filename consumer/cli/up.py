@@ -63,12 +63,12 @@ async def run_consumer(tenant: Tenant) -> None:
 
 def describe(tenant: Tenant, directory: Path) -> str:
     """Says where everything is, and how to look inside with a plain DuckDB shell. Prints no secret."""
-    endpoints = tenant.endpoints
+    endpoints, catalog = tenant.endpoints, tenant.catalog
     return f"""\
 SeaweedFS S3  {endpoints.s3_url}   buckets {tenant.landing_bucket}, {tenant.lake_bucket}
 filer         {endpoints.filer_http}
 NATS          {endpoints.nats_url}   user {tenant.nats_user}
-PostgreSQL    {tenant.catalog.host}:{tenant.catalog.port}   database {tenant.catalog.database}, role {tenant.catalog.user}
+PostgreSQL    {catalog.host}:{catalog.port}   database {catalog.database}, role {catalog.user}
 metrics       http://127.0.0.1:{tenant.http_port}/metrics   (/livez, /readyz)
 
 Land something:        lotus-lake land --dir {directory} --files 20

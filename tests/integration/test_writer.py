@@ -6,10 +6,9 @@ from consumer.embedded.identity import Tenant
 from consumer.landing.compare import SALES_SELECT_LIST, compare_sales
 from consumer.landing.generate import Landing
 from feeders.transform import Transforms
-from feeders.work import Outcome, Request
+from feeders.work import Outcome
 from feeders.writer import BatchLimits, Writer
-from tests.helpers import wait_until
-from tests.lakes import count, definitions, load_of, one, open_lake, start_term
+from tests.lakes import count, definitions, load_of, open_lake, start_term
 
 
 def test_a_landing_ends_in_staging_exactly_and_in_the_expected_sales(tenant: Tenant, tmp_path: Path) -> None:
