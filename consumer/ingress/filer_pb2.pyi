@@ -14,7 +14,7 @@ class EventNotification(_message.Message):
     old_entry: Entry
     new_entry: Entry
     new_parent_path: str
-    def __init__(self, old_entry: _Optional[_Union[Entry, _Mapping]] = ..., new_entry: _Optional[_Union[Entry, _Mapping]] = ..., new_parent_path: _Optional[str] = ...) -> None: ...
+    def __init__(self, old_entry: _Optional[_Union[Entry, _Mapping[str, object]]] = ..., new_entry: _Optional[_Union[Entry, _Mapping[str, object]]] = ..., new_parent_path: _Optional[str] = ...) -> None: ...
 
 class Entry(_message.Message):
     __slots__ = ("name", "is_directory", "chunks", "attributes", "extended", "content")
@@ -37,7 +37,7 @@ class Entry(_message.Message):
     attributes: FuseAttributes
     extended: _containers.ScalarMap[str, bytes]
     content: bytes
-    def __init__(self, name: _Optional[str] = ..., is_directory: _Optional[bool] = ..., chunks: _Optional[_Iterable[_Union[FileChunk, _Mapping]]] = ..., attributes: _Optional[_Union[FuseAttributes, _Mapping]] = ..., extended: _Optional[_Mapping[str, bytes]] = ..., content: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., is_directory: _Optional[bool] = ..., chunks: _Optional[_Iterable[_Union[FileChunk, _Mapping[str, object]]]] = ..., attributes: _Optional[_Union[FuseAttributes, _Mapping[str, object]]] = ..., extended: _Optional[_Mapping[str, bytes]] = ..., content: _Optional[bytes] = ...) -> None: ...
 
 class FuseAttributes(_message.Message):
     __slots__ = ("file_size", "mtime", "md5", "mtime_ns")
@@ -97,4 +97,4 @@ class SubscribeMetadataResponse(_message.Message):
     ts_ns: int
     events: _containers.RepeatedCompositeFieldContainer[SubscribeMetadataResponse]
     flushed_ts_ns: int
-    def __init__(self, directory: _Optional[bytes] = ..., event_notification: _Optional[bytes] = ..., ts_ns: _Optional[int] = ..., events: _Optional[_Iterable[_Union[SubscribeMetadataResponse, _Mapping]]] = ..., flushed_ts_ns: _Optional[int] = ...) -> None: ...
+    def __init__(self, directory: _Optional[bytes] = ..., event_notification: _Optional[bytes] = ..., ts_ns: _Optional[int] = ..., events: _Optional[_Iterable[_Union[SubscribeMetadataResponse, _Mapping[str, object]]]] = ..., flushed_ts_ns: _Optional[int] = ...) -> None: ...
