@@ -22,9 +22,6 @@ ArrowType: TypeAlias = Any
 ParquetFile: TypeAlias = Any
 """A `pyarrow.parquet.ParquetFile`."""
 
-FileMetaData: TypeAlias = Any
-"""A `pyarrow.parquet.FileMetaData`."""
-
 READ_ERRORS: tuple[type[Exception], ...] = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
 """What pyarrow raises for a broken file, its own errors and the built-in ones that they derive from.
 

@@ -54,6 +54,7 @@ class Guard:
     leaf: int
     low: int
     high: int
+    signed: bool
     reason: str
 
 
@@ -215,7 +216,9 @@ class _Matcher:
         if (limits := _GUARDED.get((name, kind))) is not None:
             low, high = limits
             text = f"{_text(path)}: {reason}"
-            self.guards.append(Guard(leaf=source.index, low=low, high=high, reason=text))
+            self.guards.append(
+                Guard(leaf=source.index, low=low, high=high, signed=kind == "int64", reason=text)
+            )
             return
         self._slow(path, reason)
 

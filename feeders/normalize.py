@@ -67,7 +67,7 @@ def _rewrite(path: Path, footer: Footer, target: Struct, destination: Path) -> N
 def _batches(path: Path, footer: Footer) -> Iterator[Array]:
     """Read the file batch by batch: errors of reading are the file's, all others are not."""
     try:
-        batches = open_parquet(path).iter_batches(batch_size=footer.batch_rows())
+        batches = open_parquet(path, footer).iter_batches(batch_size=footer.batch_rows())
     except READ_ERRORS as error:
         raise_bad_pages(path, footer, error)
     while True:

@@ -5,13 +5,14 @@ limits before it is followed, so that a hostile one is a `BadFile` and neither a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, NoReturn
 
-from feeders.arrow import READ_ERRORS, FileMetaData, ParquetFile, pa, pq
-from feeders.parquet_schema import FooterLimitError, parse_footer_head
-from feeders.parquet_types import FileSchema, FooterHead
+from feeders.arrow import READ_ERRORS, ParquetFile, pa, pq
+from feeders.parquet_schema import FooterLimitError, ParsedFooter, parse_footer
+from feeders.parquet_types import FileSchema
+from feeders.row_groups import CODECS, Chunk, RowGroup, Statistics, parse_statistics
 from feeders.thrift import FooterSyntaxError
 
 BadFileReason = Literal[
@@ -50,7 +51,7 @@ class Limits:
     max_unpacked_bytes: int = 16 * 1024**3
     max_row_group_bytes: int = 4 * 1024**3
     max_row_groups: int = 20_000
-    max_footer_bytes: int = 32 * 1024**2
+    max_footer_bytes: int = 16 * 1024**2
 
 
 class BadFile(Exception):
@@ -78,21 +79,28 @@ class Footer:
     Attributes:
         schema: the file's columns.
         rows: the sum of its row groups' rows.
-        row_groups: their number.
+        row_groups: what each holds.
         unpacked_bytes: of all column chunks.
-        codecs: names of compression codecs as pyarrow has them; UNKNOWN is Hadoop's LZ4, or LZO.
+        codecs: names of compression codecs, as in `CODECS`.
         created_by: the writer's name for itself.
-        metadata: pyarrow's view, for statistics.
+        content: the footer's bytes, for statistics.
     """
 
     schema: FileSchema
     rows: int
-    row_groups: int
+    row_groups: tuple[RowGroup, ...] = field(repr=False)
     size_bytes: int
     unpacked_bytes: int
     codecs: frozenset[str]
     created_by: str
-    metadata: FileMetaData
+    content: bytes = field(repr=False)
+
+    def statistics(self, chunk: Chunk) -> Statistics | None:
+        """Return what a chunk of this footer says of its values."""
+        try:
+            return parse_statistics(self.content, chunk.statistics_at) if chunk.statistics_at else None
+        except FooterSyntaxError:
+            return None
 
     def batch_rows(self) -> int:
         """Return how many rows to read at a time so that a batch stays in the order of 16 MB."""
@@ -112,7 +120,7 @@ def inspect(path: Path, limits: Limits) -> Footer:
         tail = _tail(file, size, limits)
     footer = tail[:-_TRAILER_BYTES]
     try:
-        head = parse_footer_head(
+        parsed = parse_footer(
             footer,
             max_columns=limits.max_columns,
             max_depth=limits.max_depth,
@@ -123,8 +131,8 @@ def inspect(path: Path, limits: Limits) -> Footer:
     except FooterSyntaxError as error:
         message = f"its footer can't be read: {error}"
         raise BadFile("corrupt", message, {"footer_bytes": len(footer)}) from None
-    _hold("rows", head.rows, limits.max_rows)
-    return _footer(tail, head, size, limits)
+    _hold("rows", parsed.rows, limits.max_rows)
+    return _footer(footer, parsed, size, limits)
 
 
 def _tail(file: BinaryIO, size: int, limits: Limits) -> bytes:
@@ -180,66 +188,62 @@ def _hold(what: str, found: int, limit: int) -> None:
         raise _over(what, found, limit)
 
 
-def _footer(tail: bytes, head: FooterHead, size: int, limits: Limits) -> Footer:
+def _footer(content: bytes, parsed: ParsedFooter, size: int, limits: Limits) -> Footer:
     """Hold the row groups against the file's size and the limits."""
-    metadata = _metadata(tail)
-    data_end = size - len(tail)
+    data_end = size - len(content) - _TRAILER_BYTES
     rows = unpacked = 0
-    codecs: set[str] = set()
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
+    codecs: set[int] = set()
+    for number, group in enumerate(parsed.row_groups):
         group_bytes = 0
-        for position in range(group.num_columns):
-            chunk = group.column(position)
-            unpacked_chunk: int = chunk.total_uncompressed_size
-            packed: int = chunk.total_compressed_size
-            # A chunk begins with its dictionary page, if it has one.
-            start: int = chunk.data_page_offset
-            dictionary: int | None = chunk.dictionary_page_offset
-            if dictionary is not None and 0 < dictionary < start:
-                start = dictionary
-            if unpacked_chunk < 0 or packed < 0 or not 0 <= start <= data_end or start + packed > size:
-                message = (
-                    f"column {chunk.path_in_schema} of row group {number} claims {packed} bytes at {start}, "
-                    f"the data end at {data_end}"
-                )
-                evidence = {"row_group": number, "column": str(chunk.path_in_schema), "offset": start}
-                raise BadFile("corrupt", message, evidence | {"chunk_bytes": packed, "data_end": data_end})
-            group_bytes += unpacked_chunk
-            codecs.add(str(chunk.compression))
+        for position, chunk in enumerate(group.chunks):
+            begin = chunk.dictionary_at if 0 < chunk.dictionary_at < chunk.data_at else chunk.data_at
+            fits = 0 <= begin <= data_end and 0 <= chunk.packed_bytes <= size - begin
+            if not fits or chunk.unpacked_bytes < 0 or chunk.values < 0 or chunk.elsewhere:
+                raise _bad_chunk(chunk, number, position, data_end)
+            group_bytes += chunk.unpacked_bytes
+            codecs.add(chunk.codec)
         _hold("unpacked bytes in a row group", group_bytes, limits.max_row_group_bytes)
-        _hold("rows in a row group", int(group.num_rows), limits.max_rows)
+        _hold("rows in a row group", group.rows, limits.max_rows)
         unpacked += group_bytes
-        rows += int(group.num_rows)
+        rows += group.rows
     _hold("unpacked bytes", unpacked, limits.max_unpacked_bytes)
-    if rows != head.rows:
-        message = f"its footer claims {head.rows} rows, its row groups together {rows}"
-        raise BadFile("corrupt", message, {"footer_rows": head.rows, "row_group_rows": rows})
+    if rows != parsed.rows:
+        message = f"its footer claims {parsed.rows} rows, its row groups together {rows}"
+        raise BadFile("corrupt", message, {"footer_rows": parsed.rows, "row_group_rows": rows})
     return Footer(
-        schema=head.schema,
+        schema=parsed.schema,
         rows=rows,
-        row_groups=int(metadata.num_row_groups),
+        row_groups=parsed.row_groups,
         size_bytes=size,
         unpacked_bytes=unpacked,
-        codecs=frozenset(codecs),
-        created_by=str(metadata.created_by or ""),
-        metadata=metadata,
+        codecs=frozenset(map(_codec, codecs)),
+        created_by=parsed.created_by,
+        content=content,
     )
 
 
-def _metadata(tail: bytes) -> FileMetaData:
-    """Let pyarrow parse the footer, and only the footer: it is given a file that has nothing else."""
-    try:
-        # A list of n structs takes more than n bytes: a false count must not become an allocation.
-        return pq.ParquetFile(
-            pa.BufferReader(_MAGIC + tail),
-            thrift_string_size_limit=len(tail),
-            thrift_container_size_limit=len(tail),
-        ).metadata
-    except READ_ERRORS as error:
-        message = f"pyarrow can't read its footer: {type(error).__name__}"
-        evidence = {"footer_bytes": len(tail) - _TRAILER_BYTES}
-        raise BadFile(_reason_of(error), message, evidence) from None
+def _codec(number: int) -> str:
+    name = CODECS[number] if 0 <= number < len(CODECS) else f"number {number}"
+    if name not in CODECS or name == "LZO":
+        message = f"it is compressed with codec {name}, which no reader here has"
+        raise BadFile("unsupported", message, {"codec": name})
+    return name
+
+
+def _bad_chunk(chunk: Chunk, row_group: int, column: int, data_end: int) -> BadFile:
+    evidence = {
+        "row_group": row_group,
+        "column_number": column,
+        "offset": chunk.data_at,
+        "data_end": data_end,
+    }
+    if chunk.elsewhere:
+        return BadFile("unsupported", "a column chunk is encrypted or lies in another file", evidence)
+    message = (
+        f"column {column} of row group {row_group} claims {chunk.packed_bytes} bytes at {chunk.data_at}, "
+        f"the data end at {data_end}"
+    )
+    return BadFile("corrupt", message, evidence | {"chunk_bytes": chunk.packed_bytes})
 
 
 def _reason_of(error: Exception) -> BadFileReason:
@@ -252,13 +256,16 @@ def _reason_of(error: Exception) -> BadFileReason:
             return "corrupt"
 
 
-def open_parquet(path: Path) -> ParquetFile:
+def open_parquet(path: Path, footer: Footer) -> ParquetFile:
     """Open a checked file for reading it in batches: page checksums are verified, INT96 is in microseconds.
 
     Nanoseconds, pyarrow's own choice for INT96, would wrap before 1677 and after 2262.
     """
     return pq.ParquetFile(
         str(path),
+        # No list is longer than these: a false count must not become an allocation.
+        thrift_container_size_limit=max(len(footer.row_groups), footer.schema.elements, 10_000),
+        thrift_string_size_limit=len(footer.content),
         buffer_size=_READ_BUFFER_BYTES,
         page_checksum_verification=True,
         coerce_int96_timestamp_unit="us",
@@ -273,7 +280,7 @@ def verify_pages(path: Path, footer: Footer) -> None:
         OSError: the disk, not the file.
     """
     try:
-        file = open_parquet(path)
+        file = open_parquet(path, footer)
         rows = sum(batch.num_rows for batch in file.iter_batches(batch_size=footer.batch_rows()))
     except READ_ERRORS as error:
         raise_bad_pages(path, footer, error)
@@ -291,10 +298,14 @@ def raise_bad_pages(path: Path, footer: Footer, cause: Exception) -> NoReturn:
     """
     if isinstance(cause, OSError) and cause.errno is not None:
         raise cause
-    file = open_parquet(path)
-    for number in range(footer.row_groups):
-        for position in range(int(file.metadata.num_columns)):
-            name = str(file.metadata.schema.column(position).path)
+    message = f"pyarrow can't open it ({type(cause).__name__})"
+    try:
+        file = open_parquet(path, footer)
+        names = _leaf_names(file)
+    except READ_ERRORS as error:
+        raise BadFile(_reason_of(error), message, {"footer_bytes": len(footer.content)}) from None
+    for number in range(len(footer.row_groups)):
+        for name in names:
             try:
                 for _ in file.iter_batches(
                     batch_size=footer.batch_rows(), row_groups=[number], columns=[name], use_threads=False
@@ -308,3 +319,8 @@ def raise_bad_pages(path: Path, footer: Footer, cause: Exception) -> NoReturn:
                 raise BadFile(_reason_of(error), message, {"row_group": number, "column": name}) from None
     message = f"pyarrow can't read its rows ({type(cause).__name__}), though each column by itself"
     raise BadFile("corrupt", message, {"rows": footer.rows}) from None
+
+
+def _leaf_names(file: ParquetFile) -> list[str]:
+    schema = file.schema
+    return [str(schema.column(position).path) for position in range(len(schema))]

@@ -1,10 +1,9 @@
-"""The schema of a Parquet footer, read by a small Thrift parser of our own.
+"""A Parquet footer, read by a small Thrift parser of our own.
 
 pyarrow's Python API shows leaves and not groups, so it can't tell which of the six ways of writing a list a
-file has; and it follows a footer's nesting and counts before anyone can look at them. This parser stops after
-the schema and the number of row groups, holds every count against a limit, and raises `FooterSyntaxError` for
-whatever it does not understand. Layouts: https://github.com/apache/parquet-format (parquet.thrift,
-LogicalTypes.md with the backward-compatibility rules of lists).
+file has; and it follows a footer's nesting and counts before anyone can look at them. This parser holds every
+count against a limit, and raises `FooterSyntaxError` for whatever it does not understand. Layouts:
+https://github.com/apache/parquet-format (parquet.thrift; LogicalTypes.md has the rules of lists).
 """
 
 import hashlib
@@ -19,9 +18,19 @@ from feeders.parquet_types import (
     FileSchema,
     FileStruct,
     FileType,
-    FooterHead,
 )
+from feeders.row_groups import RowGroup, parse_rest, parse_row_groups
 from feeders.thrift import FooterSyntaxError, ThriftReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParsedFooter:
+    """What the footer says. All numbers are claims."""
+
+    schema: FileSchema
+    rows: int
+    row_groups: tuple[RowGroup, ...]
+    created_by: str
 
 
 class FooterLimitError(ValueError):
@@ -119,8 +128,8 @@ class _SchemaCache:
 _cache = _SchemaCache(256)
 
 
-def parse_footer_head(data: bytes, *, max_columns: int, max_depth: int, max_row_groups: int) -> FooterHead:
-    """Parse a footer up to the number of its row groups.
+def parse_footer(data: bytes, *, max_columns: int, max_depth: int, max_row_groups: int) -> ParsedFooter:
+    """Parse a footer.
 
     Raises:
         FooterSyntaxError: the bytes are no footer.
@@ -129,7 +138,7 @@ def parse_footer_head(data: bytes, *, max_columns: int, max_depth: int, max_row_
     reader = ThriftReader(data)
     schema: FileSchema | None = None
     rows = row_groups = None
-    last = 0
+    row_group_kind = last = 0
     while rows is None or row_groups is None:
         kind, last = reader.field(last)
         match (last, kind):
@@ -140,7 +149,7 @@ def parse_footer_head(data: bytes, *, max_columns: int, max_depth: int, max_row_
             case (3, 6):
                 rows = reader.signed()
             case (4, 9):
-                _, row_groups = reader.list_header()
+                row_group_kind, row_groups = reader.list_header()
                 break
             case _:
                 reader.skip(kind)
@@ -149,9 +158,10 @@ def parse_footer_head(data: bytes, *, max_columns: int, max_depth: int, max_row_
         raise FooterSyntaxError(message)
     # The cache knows nothing of limits, which may differ from call to call.
     _hold("columns", schema.leaves, max_columns)
-    _hold("depth", _depth(schema.root) - 1, max_depth)
+    _hold("levels of nesting", _depth(schema.root) - 1, max_depth)
     _hold("row groups", row_groups, max_row_groups)
-    return FooterHead(schema=schema, rows=rows, row_groups=row_groups)
+    groups = parse_row_groups(reader, row_group_kind, row_groups, schema.leaves)
+    return ParsedFooter(schema=schema, rows=rows, row_groups=groups, created_by=parse_rest(reader, 4))
 
 
 def _hold(what: str, found: int, limit: int) -> None:
@@ -185,7 +195,10 @@ def _schema(reader: ThriftReader, max_columns: int, max_depth: int) -> FileSchem
     builder = _Builder(elements, max_depth * 3 + 1)
     root = builder.root()
     schema = FileSchema(
-        fingerprint=hashlib.blake2b(text, digest_size=16).hexdigest(), root=root, leaves=builder.leaves
+        fingerprint=hashlib.blake2b(text, digest_size=16).hexdigest(),
+        root=root,
+        leaves=builder.leaves,
+        elements=size,
     )
     _cache.add(text, schema)
     return schema

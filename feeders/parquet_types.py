@@ -68,12 +68,4 @@ class FileSchema:
     fingerprint: str
     root: FileStruct = field(compare=False)
     leaves: int = field(compare=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FooterHead:
-    """What the footer says before its row groups. `rows` and `row_groups` are claims."""
-
-    schema: FileSchema
-    rows: int
-    row_groups: int
+    elements: int = field(compare=False)

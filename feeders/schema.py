@@ -109,8 +109,7 @@ def plan_load(
 
 
 def _codec_reasons(footer: Footer) -> list[str]:
-    # pyarrow names Hadoop's LZ4 and LZO so, and LZ4_RAW it names LZ4.
-    return ["codec: Hadoop's LZ4 or LZO, which DuckDB refuses"] if "UNKNOWN" in footer.codecs else []
+    return ["codec: Hadoop's LZ4, which DuckDB refuses"] if "LZ4" in footer.codecs else []
 
 
 def _guard_reasons(footer: Footer, guards: tuple[Guard, ...]) -> list[str]:
@@ -118,13 +117,16 @@ def _guard_reasons(footer: Footer, guards: tuple[Guard, ...]) -> list[str]:
 
 
 def _within(footer: Footer, guard: Guard) -> bool:
-    for number in range(footer.row_groups):
-        chunk = footer.metadata.row_group(number).column(guard.leaf)
-        found = chunk.statistics
+    for group in footer.row_groups:
+        chunk = group.chunks[guard.leaf]
+        found = footer.statistics(chunk)
         if found is None:
             return False
-        if found.has_null_count and found.null_count == chunk.num_values:
+        if found.nulls == chunk.values:
             continue
-        if not found.has_min_max or not guard.low <= found.min <= found.max <= guard.high:
+        if found.low is None or found.high is None:
+            return False
+        low, high = (int.from_bytes(each, "little", signed=guard.signed) for each in (found.low, found.high))
+        if not len(found.low) == len(found.high) == 8 or not guard.low <= low <= high <= guard.high:
             return False
     return True
