@@ -172,7 +172,7 @@ class KeyWalk:
     async def _submit(self, work: Work, is_claimed: Callable[[], bool]) -> Result:
         fault.point("submitting")
         result = await asyncio.wrap_future(self.writer.submit(work, is_claimed=is_claimed))
-        fault.point("committed")
+        fault.point("delivered")
         return result
 
     async def _gone(

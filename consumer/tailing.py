@@ -10,6 +10,7 @@ from consumer.events import KeyEvent
 from consumer.ingress.filer_tail import FilerTail, FilerTailConfig, FilerTls
 from consumer.metrics import Metrics
 from consumer.settings import Settings
+from feeders import fault
 from feeders.streams import StreamId, StreamTable
 
 log = structlog.get_logger()
@@ -79,7 +80,9 @@ def make_filer_tail(
 
     async def publish_routed(event: KeyEvent) -> bool:
         route = streams.route(event.key)
-        return await publish(event, route.stream.id if route else None)
+        fresh = await publish(event, route.stream.id if route else None)
+        fault.point("published")
+        return fresh
 
     async def load() -> int | None:
         saved = await broker.kv_get("state", POSITION)
@@ -87,5 +90,6 @@ def make_filer_tail(
 
     async def save(position_ns: int) -> None:
         await broker.kv_put("state", POSITION, str(position_ns).encode())
+        fault.point("position saved")
 
     return FilerTail(config, publish_routed, load, save, TailReport(metrics))

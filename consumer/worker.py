@@ -158,6 +158,7 @@ class WorkerPool:
             return 0
         _, left = await asyncio.wait(self._tasks, timeout=timeout_s)
         for task in left:
+            task.print_stack()  # DEBUG
             task.cancel()
         if left:
             await asyncio.wait(left)
@@ -285,11 +286,13 @@ class WorkerPool:
             detail=dict(walked.detail),
         )
         await asyncio.wrap_future(self._walk.writer.submit(failure))
+        fault.point("recorded")
         announced = asdict(failure) | {
             "stream": str(stream) if stream else None,
             "schema": "lotus-lake.dead/1",
         }
         await self._broker.publish_dead(stream, json.dumps(announced).encode())
+        fault.point("announced")
         await delivery.dead()
 
     def _report(

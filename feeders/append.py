@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
+from feeders import fault
 from feeders.cursors import Cursor, read_cursors, replace_cursors
 from feeders.epoch import Epoch, require_epoch
 from feeders.failures import Failure, record_failure, resolve_failures
@@ -54,6 +55,7 @@ def apply_batch(
         LakeFenced: another process writes now.
         LakeUnavailable, LakeConflict, StatementFailed: see feeders.lake; nothing of the batch is kept.
     """
+    fault.point("begun")
     objects = [item for item in batch if not isinstance(item, Failure)]
     # 1. Is this still our term?
     require_epoch(transaction, epoch)
@@ -70,11 +72,14 @@ def apply_batch(
     )
     # 5. Rows that come, checked against the counts of the files' footers.
     insert_rows(transaction, [i for i, o in decided if isinstance(i, Load) and o in _INSERTING])
+    fault.point("rows written")
     # 6. The ledger, 7. the cursors (this DELETE is the fence), 8. the dead letters.
     entries = [entry for i, o in decided if (entry := ledger_entry(i, o, states.get(key_of(i)))) is not None]
     write_entries(transaction, entries, epoch=epoch, loaded_at=clock.now())
+    fault.point("ledger written")
     if entries:
         replace_cursors(transaction, advance(cursors, decided, entries))
+    fault.point("cursors written")
     resolved = [key for i, o in decided if o is not Outcome.ABSENT and (key := key_of(i)) in open_failures]
     resolve_failures(transaction, keys=resolved, resolution="loaded")
     for item in batch:

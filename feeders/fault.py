@@ -2,11 +2,41 @@
 
 from collections.abc import Callable
 
+POINTS = (
+    # on the event loop, for each key
+    "claimed",
+    "got",
+    "checked",
+    "submitting",
+    # on the writer's thread, for each batch
+    "begun",
+    "rows written",
+    "ledger written",
+    "cursors written",
+    # around every COMMIT: of the DDL, of a new term, of batches and of models
+    "committing",
+    "committed",
+    # the result's way back, and the verdict
+    "delivered",
+    "settling",
+    "recorded",
+    "announced",
+    "settled",
+    # the models, on the writer's thread
+    "transforming",
+    "transformed",
+    # the ways in
+    "published",
+    "position saved",
+    "page swept",
+)
+"""In the order of the walk. `recorded` and `announced` are of dead letters only."""
+
 _hook: Callable[[str], None] | None = None
 
 
 def point(name: str) -> None:
-    """Marks a step of the walk."""
+    """Marks a step of the walk; `name` is one of POINTS."""
     if _hook is not None:
         _hook(name)
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 import duckdb
 import psycopg
 
+from feeders import fault
 from feeders.catalog import KEEPALIVES, Catalog, application_name, commit_outcome
 from feeders.errors import (
     LakeConflict,
@@ -212,7 +213,9 @@ class Lake:
         except BaseException:
             self._roll_back()
             raise
+        fault.point("committing")
         self._commit(transaction.batch_id)
+        fault.point("committed")
 
     def _roll_back(self) -> None:
         try:

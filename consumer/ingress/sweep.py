@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from consumer.errors import Unavailable
 from consumer.events import KeyEvent
 from consumer.objects import Bucket, ListedObject
+from feeders import fault
 from feeders.failures import dead_versions
 from feeders.lake import LakeError
 from feeders.ledger import latest_states
@@ -61,6 +62,7 @@ class Sweep:
             )
             for item in unknown:
                 published += await self._publish(item, room)
+            fault.point("page swept")
         return Swept(listed=listed, published=published)
 
     def _unknown(self, lake: Queryable, page: Sequence[ListedObject]) -> list[ListedObject]:
