@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+DEPS   := $(VENV)/.dependencies
 STAMP  := $(VENV)/.stamp
 FILES  ?= 60
 SEED   ?= 1
@@ -12,10 +13,16 @@ SEED   ?= 1
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-$(STAMP): pyproject.toml requirements/dev.txt
+# Built anew when the pinned packages change; a change of pyproject.toml only installs the project again.
+$(DEPS): requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(STAMP): $(DEPS) pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was expected (FILES=60 SEED=1)
@@ -24,11 +31,12 @@ demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was
 test: $(STAMP) ## Run the tests on real servers (at most 10 minutes)
 	$(BIN)/pytest tests --ignore=tests/benchmarks
 
-lint: $(STAMP) ## ruff, pyright strict, import-linter
+lint: $(STAMP) ## ruff, pyright strict, import-linter, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
@@ -37,10 +45,14 @@ format: $(STAMP) ## Format the code
 bench: $(STAMP) ## Run the benchmarks
 	$(BIN)/pytest tests/benchmarks -s -p no:cacheprovider --timeout=3600
 
-requirements: ## Pin and hash the dependencies into requirements/ (needs uv, which pip installs)
-	$(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet uv
-	$(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements/run.txt
-	$(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra embedded --extra dev pyproject.toml -o requirements/dev.txt
+COMPILE = $(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header
+
+requirements: ## Pin and hash the dependencies into requirements/ (uv makes them, from pip)
+	$(PYTHON) -m venv $(VENV)-uv && $(VENV)-uv/bin/pip install --quiet --disable-pip-version-check uv
+	$(COMPILE) --extra embedded --extra dev pyproject.toml -o requirements/dev.txt
+	$(COMPILE) --constraint requirements/dev.txt pyproject.toml -o requirements/run.txt
+	echo hatchling | $(COMPILE) --constraint requirements/dev.txt - -o requirements/build.txt
 	rm -rf $(VENV)-uv
 
 clean: ## Remove the environment and the caches
