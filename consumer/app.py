@@ -13,6 +13,7 @@ from consumer.election import Election, new_instance_name
 from consumer.http import Health, serve
 from consumer.metrics import Metrics
 from consumer.settings import Settings
+from consumer.tasks import end
 from consumer.term import State, Term
 from consumer.wait import Stopping
 from feeders.errors import LakeFenced
@@ -102,9 +103,7 @@ class Service:
                 return True
             return False
         finally:
-            for each in (task, stop):
-                each.cancel()
-            await asyncio.gather(task, stop, return_exceptions=True)
+            await end([task, stop])
 
     def _live(self) -> Health:
         return Health(ok=True, reason=self.state.role)

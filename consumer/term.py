@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
-from typing import Any
 
 import structlog
 
@@ -26,6 +25,7 @@ from consumer.objects import Bucket
 from consumer.settings import Settings
 from consumer.spool import Spool
 from consumer.tailing import make_filer_tail
+from consumer.tasks import end
 from consumer.wait import until_available
 from consumer.worker import WorkerConfig, WorkerPool
 from feeders.apply import begin_term
@@ -208,10 +208,10 @@ class Term:
         finally:
             self.state.role = "draining"
             self.metrics.is_writer.set(0)
-            await cancel([*ingress, pulling])
+            await end([*ingress, pulling])
             left = await pool.drain(self.settings.drain_timeout_s if self.election.is_held else 0.0)
             log.info("drained", left_unacked=left)
-            await cancel(list(ends))
+            await end(ends)
         for task in (*ingress, pulling, *ends):
             if failed(task):
                 error = task.exception()
@@ -283,10 +283,3 @@ class Term:
 def failed(task: "asyncio.Future[None] | asyncio.Task[None]") -> bool:
     """Says whether a task ended with an error."""
     return task.done() and not task.cancelled() and task.exception() is not None
-
-
-async def cancel(tasks: "Sequence[asyncio.Future[None] | asyncio.Task[Any]]") -> None:
-    """Cancels what still runs and waits until it has ended."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

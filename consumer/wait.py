@@ -54,7 +54,7 @@ async def until_available(
 
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type((Unavailable, LakeUnavailable)),
-        wait=wait_exponential_jitter(initial=0.2, max=10),
+        wait=wait_exponential_jitter(multiplier=0.2, max=10),
         before_sleep=report,
         sleep=sleep,
     ):

@@ -5,7 +5,7 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import assert_never
@@ -18,6 +18,7 @@ from consumer.events import Identity, KeyEvent
 from consumer.key import KeyWalk, Timings, Walked
 from consumer.metrics import Metrics
 from consumer.subjects import parse_key_subject
+from consumer.tasks import end
 from consumer.verdict import Dead, Done, Ending, Later, Policy, Verdict, decide_verdict, draw_jitter
 from feeders import fault
 from feeders.failures import Failure
@@ -61,9 +62,7 @@ class Claim:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await end([task])
 
     async def _renew(self) -> None:
         while True:
@@ -157,11 +156,7 @@ class WorkerPool:
         if not self._tasks:
             return 0
         _, left = await asyncio.wait(self._tasks, timeout=timeout_s)
-        for task in left:
-            task.print_stack()  # DEBUG
-            task.cancel()
-        if left:
-            await asyncio.wait(left)
+        await end(left)
         return len(left)
 
     async def _pull(self, stream: StreamId | None) -> None:
