@@ -58,12 +58,13 @@ class _ElementPlace(Place):
         super().__init__(f"{parent.pattern}[]")
         self._parent = parent
         self._lists = lists
+        self._owners: list[tuple[int, int]] | None = None
 
     def locate(self, positions: Iterable[int]) -> list[tuple[int, str]]:
-        owners: list[tuple[int, int]] = []
-        for owner, size in enumerate(pc.list_value_length(self._lists).to_pylist()):
-            owners.extend((owner, index) for index in range(size or 0))
-        wanted = [owners[position] for position in positions]
+        if self._owners is None:
+            sizes = enumerate(pc.list_value_length(self._lists).to_pylist())
+            self._owners = [(owner, index) for owner, size in sizes for index in range(size or 0)]
+        wanted = [self._owners[position] for position in positions]
         located = self._parent.locate([owner for owner, _ in wanted])
         return [(row, f"{path}[{index}]") for (row, path), (_, index) in zip(located, wanted, strict=True)]
 

@@ -28,6 +28,8 @@ from feeders.streams import Column
 
 __all__ = ["SOURCE", "Extra", "Kind", "LoadPlan", "duckdb_type", "plan_load"]
 
+MAX_REASONS = 20
+
 _NORMALIZED = "normalized"
 
 
@@ -43,7 +45,7 @@ class LoadPlan:
         rescued_rows: rows with something in `_rescued_data`.
         rescued_paths: where, names without indices and values, at most 50.
         extras: columns and fields that the table lacks, as the file's schema has them.
-        reasons: why the file was normalized: names and types only. Empty if it was not.
+        reasons: why the file was normalized: names and types only, at most 20. Empty if it was not.
         signature: files of one stream with the same signature can be read by one read_parquet.
         normalized: `path` is a file that this plan made, and whoever runs the plan removes it.
     """
@@ -102,7 +104,7 @@ def plan_load(
         rescued_rows=result.rescued_rows,
         rescued_paths=result.rescued_paths,
         extras=match.extras,
-        reasons=tuple(reasons),
+        reasons=tuple(reasons[:MAX_REASONS]),
         signature=_NORMALIZED,
         normalized=True,
     )

@@ -46,11 +46,17 @@ REWRITTEN_WITHOUT_LOSS = {
 """All other files without something to rescue are read by DuckDB as they are."""
 
 
+@pytest.fixture(scope="module")
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    with duckdb.connect(":memory:") as opened:
+        opened.execute("SET TimeZone = 'UTC'; CREATE SCHEMA staging")
+        yield opened
+
+
 @pytest.fixture
-def lake() -> Iterator[duckdb.DuckDBPyConnection]:
-    with duckdb.connect(":memory:") as connection:
-        connection.execute("SET TimeZone = 'UTC'; CREATE SCHEMA staging")
-        yield connection
+def lake(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    connection.execute("DROP SCHEMA staging CASCADE; CREATE SCHEMA staging")
+    return connection
 
 
 def expectation(name: str) -> dict[str, Any]:

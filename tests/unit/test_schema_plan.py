@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -12,11 +13,12 @@ from typing import Any, cast
 
 import duckdb
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from feeders.arrow import ArrowType, pa, pq
 from feeders.parquet import BadFile, Limits, inspect
+from feeders.scalars import json_text
 from feeders.schema import LoadPlan, plan_load
 from feeders.streams import Column
 from feeders.types import quote_identifier
@@ -228,7 +230,7 @@ def drifted_files(draw: st.DrawFn) -> tuple[dict[str, str], Any]:
 
 
 @settings(
-    max_examples=200,
+    max_examples=120,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -531,7 +533,7 @@ def is_by_path(rescued: Any) -> bool:
 def test_decimals_become_the_double_that_was_meant(
     database: duckdb.DuckDBPyConnection, tmp_path: Path
 ) -> None:
-    cents = range(1, 1_000_000, 7)
+    cents = range(1, 1_000_000, 41)
     values = pa.array([Decimal(each).scaleb(-2) for each in cents], pa.decimal128(38, 18))
     table = pa.table({"top": values, "deep": pa.StructArray.from_arrays([values], ["amount"])})
     plan, rows = load(database, table.select(["top"]), columns_of(top="DOUBLE"), tmp_path)
@@ -632,6 +634,27 @@ def test_a_file_that_can_not_be_rewritten_leaves_nothing_behind(tmp_path: Path) 
     assert caught.value.reason == "corrupt"
     assert caught.value.evidence == {"row_group": 0, "column": "id"}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_pages_with_other_rows_than_the_footer_claims(tmp_path: Path) -> None:
+    path = tmp_path / "short.parquet"
+    pq.write_table(pa.table({"id": ["1", "2"]}), path)
+    claimed = replace(inspect(path, MEASURED), rows=3)
+    with pytest.raises(BadFile) as caught:
+        plan_load(path, claimed, columns_of(id="BIGINT"), work_dir=tmp_path)
+    assert caught.value.evidence == {"footer_rows": 3, "page_rows": 2}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(joined=st.text(alphabet='|{}[]",:0123456789.eE+-truefalsnNIiy\\ud8cD \n\t\0/*', max_size=100))
+@example(
+    joined='NaN|-Infinity|1|"\\ud83d\\ude00"|"\\u0000"|"\\ud800"|1 |{"a":1,"a":2}|-0|1e999|\ufeff1|"\x7f"|[[[1]]]'
+)
+def test_what_passes_for_json_is_json_to_duckdb(database: duckdb.DuckDBPyConnection, joined: str) -> None:
+    """The other way round a text is only rescued; this way the INSERT of a normalized file would fail."""
+    passed = [text for text in joined.split("|") if json_text(text) is not None]
+    database.execute("SELECT CAST(unnest(?::VARCHAR[]) AS JSON)", [passed]).fetchall()
 
 
 def test_rescued_rows_are_found_again_in_every_batch(
