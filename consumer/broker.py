@@ -189,7 +189,7 @@ class Broker:
         await self._publish(commit_subject(self.config.namespace, stream_id), payload)
 
     async def fetch(self, stream_id: StreamId | None, batch: int, timeout_s: float) -> list[Delivery]:
-        """Claim up to `batch` key events of a stream; wait up to `timeout_s` for the first one.
+        """Claim up to `batch` key events of a stream; wait up to `timeout_s` for the first one, 0 not at all.
 
         `subscribe` has made the stream's subscription before. A cancelled fetch loses nothing: what it claimed
         comes with the next one, or after `ack_wait_s`.
@@ -433,7 +433,7 @@ class _Pull:
                 await self._client.subscribe(f"{self._inbox}.*", cb=self._keep)
             # First what is there. Only if that is nothing, wait for one message and see what came with it.
             found = self._late(batch) or await self._ask(batch, expires_s=None)
-            if not found:
+            if not found and timeout_s > 0:
                 found = await self._ask(1, expires_s=timeout_s)
                 if found and batch > 1:
                     found += await self._ask(batch - 1, expires_s=None)

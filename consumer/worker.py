@@ -160,30 +160,46 @@ class WorkerPool:
         return len(left)
 
     async def _pull(self, stream: StreamId | None) -> None:
+        """Claims a stream's keys. While it has none it holds one slot; else idle streams would starve the others."""
         failures = 0
         while True:
             await self._slots.acquire()
-            taken = 1
-            while taken < FETCH_MOST and not self._slots.locked():
-                await self._slots.acquire()
-                taken += 1
-            deliveries: list[Delivery] = []
             try:
-                deliveries = await self._broker.fetch(stream, taken, FETCH_WAIT_S)
+                found = await self._claim(stream, 1, self._idle_wait_s)
+                while found and (more := await self._take_free_slots()):
+                    found = await self._claim(stream, more, 0)
                 failures = 0
             except Unavailable as error:
                 failures += 1
                 if failures == 1:
                     log.warning("queue unavailable", error=str(error))
-            finally:
-                for _ in range(taken - len(deliveries)):
-                    self._slots.release()
-            for delivery in deliveries:
-                task = asyncio.create_task(self._work(delivery))
-                self._tasks.add(task)
-                task.add_done_callback(self._worked)
-            if failures:
                 await asyncio.sleep(min(10.0, 0.5 * 2.0 ** min(failures, 5)))
+
+    @property
+    def _idle_wait_s(self) -> float:
+        """How long an idle stream may hold its slot: not long where there are fewer slots than streams."""
+        return FETCH_WAIT_S if self._config.slots > len(self._walk.streams) else FETCH_WAIT_S / 20
+
+    async def _take_free_slots(self) -> int:
+        taken = 0
+        while taken < FETCH_MOST and not self._slots.locked():
+            await self._slots.acquire()
+            taken += 1
+        return taken
+
+    async def _claim(self, stream: StreamId | None, slots: int, wait_s: float) -> int:
+        """Starts work on up to `slots` keys, in slots that are taken already; gives back the others."""
+        deliveries: list[Delivery] = []
+        try:
+            deliveries = await self._broker.fetch(stream, slots, wait_s)
+        finally:
+            for _ in range(slots - len(deliveries)):
+                self._slots.release()
+        for delivery in deliveries:
+            task = asyncio.create_task(self._work(delivery))
+            self._tasks.add(task)
+            task.add_done_callback(self._worked)
+        return len(deliveries)
 
     def _worked(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
