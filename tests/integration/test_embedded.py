@@ -11,9 +11,9 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -269,18 +269,14 @@ def test_a_name_that_not_every_server_takes_is_refused(stack: Stack, name: str) 
         stack.tenant(name)
 
 
-def test_more_than_a_hundred_buckets_fit_and_a_tenant_is_quick(stack: Stack, request_as: Request) -> None:
-    def make(number: int) -> float:
-        began = time.monotonic()
+def test_more_than_a_hundred_buckets_fit(stack: Stack, request_as: Request) -> None:
+    def make_and_use(number: int) -> None:
         tenant = stack.tenant(f"crowd-{number}")
-        took_s = time.monotonic() - began
         assert request_as(tenant.lander, "PUT", f"/{tenant.landing_bucket}/raw/a", b"1") == 200
         assert request_as(tenant.loader, "PUT", f"/{tenant.lake_bucket}/data/a", b"1") == 200
-        return took_s
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        took_s = sorted(pool.map(make, range(60)))
-    assert took_s[30] < 0.5
+        list(pool.map(make_and_use, range(52)))
 
 
 # One server at a time
@@ -343,10 +339,13 @@ def test_a_paused_server_answers_nothing_until_it_goes_on(own_stack: Stack) -> N
 
 
 def test_a_paused_server_can_be_stopped(own_stack: Stack) -> None:
+    log = own_stack.postgres.log
+    log_from = log.stat().st_size
     for server in (own_stack.weed, own_stack.nats, own_stack.postgres):
         server.pause()
         server.stop()
         assert not server.running
+    assert "database system is shut down" in log.read_text()[log_from:]  # asked, not killed
 
 
 def test_a_server_that_dies_at_its_start_says_why(own_stack: Stack) -> None:
@@ -373,39 +372,57 @@ def test_a_thread_that_ends_does_not_take_its_servers_along(own_stack: Stack) ->
 # The folder: kept, guarded, taken over
 
 
-def test_the_next_start_finds_ports_keys_and_data(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "stack")
-    with stack:
-        tenant = stack.tenant("lake")
-        family = [each.pid for each in _with_children(stack)]
+def test_the_next_start_finds_ports_keys_and_data(own_stack: Stack) -> None:
+    tenant = own_stack.tenant("lake")
+    key = f"/{tenant.landing_bucket}/raw/kept"
+    assert weed.s3_request(_port(own_stack), tenant.lander, "PUT", key, b"1")[0] == 200
+    family = [each.pid for each in _with_children(own_stack)]
+    own_stack.stop()
     assert not any(procs.identify(pid) for pid in family)
-    with stack:
-        assert stack.notices == []
-        assert stack.tenant("lake") == tenant
+    own_stack.start()
+    assert own_stack.notices == []
+    assert own_stack.tenant("lake") == tenant
+    assert weed.s3_request(_port(own_stack), tenant.lander, "GET", key) == (200, "1")
 
 
-def test_a_taken_port_is_replaced_and_named(tmp_path: Path) -> None:
-    folder = tmp_path / "stack"
-    with Stack(folder) as stack:
-        tenant = stack.tenant("lake")
-        key = f"/{tenant.landing_bucket}/raw/a"
-        assert weed.s3_request(_port(stack), tenant.lander, "PUT", key, b"1")[0] == 200
-    ports: dict[str, int] = json.loads((folder / "ports.json").read_text())
+def test_a_taken_port_is_replaced_and_named(own_stack: Stack) -> None:
+    tenant = own_stack.tenant("lake")
+    key = f"/{tenant.landing_bucket}/raw/a"
+    assert weed.s3_request(_port(own_stack), tenant.lander, "PUT", key, b"1")[0] == 200
+    own_stack.stop()
     names = ("nats.client", "postgres.server", "weed.master", "weed.volume", "weed.s3", "weed.filer_grpc")
-    strangers = [socket.create_server(("127.0.0.1", ports[name])) for name in names]
-    try:
-        with Stack(folder) as stack:
-            notices = "\n".join(stack.notices)
-            for name in names:
-                assert f"port {ports[name]} of {name} is taken by another program" in notices
-            now: dict[str, int] = json.loads((folder / "ports.json").read_text())
-            assert {name for name in ports if now[name] != ports[name]} == set(names)
-            tenant = stack.tenant("lake")
-            assert weed.s3_request(_port(stack), tenant.lander, "GET", key) == (200, "1")
-            assert weed.s3_request(_port(stack), tenant.lander, "PUT", key, b"2")[0] == 200
-    finally:
-        for stranger in strangers:
-            stranger.close()
+    ports = _ports(own_stack)
+    with ExitStack() as strangers:
+        for name in names:
+            strangers.enter_context(socket.create_server(("127.0.0.1", ports[name])))
+        own_stack.start()
+    for name in names:
+        assert f"port {ports[name]} of {name} is taken by another program" in "\n".join(own_stack.notices)
+    now = _ports(own_stack)
+    assert {name for name in ports if now[name] != ports[name]} == set(names)
+    tenant = own_stack.tenant("lake")
+    assert weed.s3_request(_port(own_stack), tenant.lander, "GET", key) == (200, "1")
+    assert weed.s3_request(_port(own_stack), tenant.lander, "PUT", key, b"2")[0] == 200
+
+
+def test_a_port_that_is_taken_at_the_last_moment_is_replaced(
+    own_stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_stack.stop()
+    port = _ports(own_stack)["nats.client"]
+
+    def sees_nothing(ports: Ports, prefix: str) -> dict[str, tuple[int, int]]:
+        return {}
+
+    monkeypatch.setattr(Ports, "replace_taken", sees_nothing)
+    with socket.create_server(("127.0.0.1", port)):
+        own_stack.start()
+    assert own_stack.notices
+    assert _ports(own_stack)["nats.client"] != port
+
+
+def _ports(stack: Stack) -> dict[str, int]:
+    return json.loads((stack.folder / "ports.json").read_text())
 
 
 def test_ports_are_picked_below_the_range_of_outgoing_connections(tmp_path: Path) -> None:
@@ -422,30 +439,32 @@ def test_a_second_supervisor_is_refused(stack: Stack) -> None:
     assert f"pid {os.getpid()}" in refused.stderr
 
 
-def test_after_a_kill_of_the_supervisor_its_servers_end(tmp_path: Path) -> None:
-    pids = _start_and_kill_supervisor(tmp_path / "stack")
+def test_after_a_kill_of_the_supervisor_its_servers_end(own_stack: Stack) -> None:
+    own_stack.stop()
+    pids = _start_and_kill_supervisor(own_stack.folder)
     for name in ("nats", "postgres"):  # weed takes its time: the next start need not wait for it
         wait_until(lambda pid=pids[name]: procs.identify(pid) is None, what=f"the end of {name}")
-    with Stack(tmp_path / "stack"):
-        assert procs.identify(pids["weed"]) is None
+    own_stack.start()
+    assert procs.identify(pids["weed"]) is None
 
 
-def test_left_over_servers_are_ended_even_if_they_cannot_hear(tmp_path: Path) -> None:
-    pids = _start_and_kill_supervisor(tmp_path / "stack", pause_servers=True)
+def test_left_over_servers_are_ended_even_if_they_cannot_hear(own_stack: Stack) -> None:
+    own_stack.stop()
+    pids = _start_and_kill_supervisor(own_stack.folder, pause_servers=True)
     assert all(procs.identify(pid) for pid in pids.values())
-    with Stack(tmp_path / "stack") as stack:
-        assert {notice.split()[0] for notice in stack.notices} == set(pids)
-        assert not any(procs.identify(pid) for pid in pids.values())
+    own_stack.start()
+    assert {notice.split()[0] for notice in own_stack.notices} == set(pids)
+    assert not any(procs.identify(pid) for pid in pids.values())
 
 
-def test_a_stranger_with_a_left_over_pid_is_left_alone(tmp_path: Path) -> None:
+def test_a_stranger_with_a_left_over_pid_is_left_alone(own_stack: Stack) -> None:
+    own_stack.stop()
     with subprocess.Popen(["sleep", "60"]) as stranger:
-        (tmp_path / "state.json").write_text(
-            json.dumps({"weed": {"pid": stranger.pid, "started": "1@earlier"}})
-        )
-        with Stack(tmp_path) as stack:
-            assert stack.notices == []
-            assert stranger.poll() is None
+        left_over = {"weed": {"pid": stranger.pid, "started": "1@earlier"}}
+        (own_stack.folder / "state.json").write_text(json.dumps(left_over))
+        own_stack.start()
+        assert own_stack.notices == []
+        assert stranger.poll() is None
         stranger.kill()
 
 
