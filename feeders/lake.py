@@ -155,11 +155,15 @@ class Transaction:
 
 
 class Lake:
-    """One DuckDB instance with the lake attached. Owned by one thread; `open` again after LakeUnavailable."""
+    """One DuckDB instance with the lake attached. Owned by one thread.
+
+    After a COMMIT or a ROLLBACK that raised, the state of the instance is unknown: it is thrown away, and the
+    next statement opens a new one.
+    """
 
     def __init__(self, config: LakeConfig) -> None:
         self.config = config
-        self._connection = self._open()
+        self._connection: duckdb.DuckDBPyConnection | None = self._open()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         connection = memory_connection(self.config)
@@ -174,22 +178,20 @@ class Lake:
             raise
         return connection
 
-    def reopen(self) -> None:
-        """Throws the DuckDB instance away and opens a new one: after a failed COMMIT its state is unknown."""
-        self.close()
-        self._connection = self._open()
+    def _opened(self) -> duckdb.DuckDBPyConnection:
+        if self._connection is None:
+            self._connection = self._open()
+        return self._connection
 
     def close(self) -> None:
         """Closes the DuckDB instance and its sessions in the catalog."""
-        self._connection.close()
-
-    def interrupt(self) -> None:
-        """Stops the running statement, from any thread; it fails with StatementFailed."""
-        self._connection.interrupt()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Reads outside of a transaction."""
-        return run(self._connection, sql, parameters)
+        return run(self._opened(), sql, parameters)
 
     @contextmanager
     def transaction(self, message: str) -> Generator[Transaction]:
@@ -202,7 +204,8 @@ class Lake:
             LakeConflict, LakeUnavailable, StatementFailed: nothing was committed; of LakeUnavailable at COMMIT
                 that is not certain, so whoever tries again reads cursor and ledger again.
         """
-        transaction = Transaction(self._connection, str(uuid4()))
+        connection = self._opened()
+        transaction = Transaction(connection, str(uuid4()))
         transaction.query("BEGIN TRANSACTION")
         try:
             transaction.query(
@@ -211,23 +214,24 @@ class Lake:
             )
             yield transaction
         except BaseException:
-            self._roll_back()
+            self._roll_back(connection)
             raise
         fault.point("committing")
-        self._commit(transaction.batch_id)
+        self._commit(connection, transaction.batch_id)
         fault.point("committed")
 
-    def _roll_back(self) -> None:
+    def _roll_back(self, connection: duckdb.DuckDBPyConnection) -> None:
         try:
-            self._connection.execute("ROLLBACK")
+            connection.execute("ROLLBACK")
         except duckdb.Error:
-            # ROLLBACK may raise although it rolled back; a new instance is certain to have no transaction.
+            # It may raise although it rolled back, as when the loader must not remove the files it wrote.
             self.close()
 
-    def _commit(self, batch_id: str) -> None:
+    def _commit(self, connection: duckdb.DuckDBPyConnection, batch_id: str) -> None:
         try:
-            self._connection.execute("COMMIT")
+            connection.execute("COMMIT")
         except duckdb.Error as error:
+            self.close()
             failure = classify(error)
             try:
                 outcome = commit_outcome(
@@ -237,7 +241,6 @@ class Lake:
                 raise LakeUnavailable(
                     "postgresql", f"the outcome of a COMMIT is unknown: {unknown}"
                 ) from error
-            self.reopen()
             if outcome == "committed":
                 return
             if isinstance(failure, StatementFailed):
