@@ -6,9 +6,10 @@ DEPS   := $(VENV)/.dependencies
 STAMP  := $(VENV)/.stamp
 FILES  ?= 60
 SEED   ?= 1
+RUNS   ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench requirements clean
+.PHONY: help demo test faults lint format bench requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -30,6 +31,9 @@ demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was
 
 test: $(STAMP) ## Run the tests on real servers (at most 10 minutes)
 	$(BIN)/pytest tests --ignore=tests/benchmarks
+
+faults: $(STAMP) ## Kill -9 at each step of the walk, in ten runs (RUNS=10, about two minutes each)
+	$(BIN)/pytest tests/faults --kill-runs=$(RUNS) -p no:cacheprovider
 
 lint: $(STAMP) ## ruff, pyright strict, import-linter, hadolint
 	$(BIN)/ruff check .
