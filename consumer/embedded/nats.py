@@ -6,7 +6,8 @@ import socket
 from pathlib import Path
 
 from consumer.embedded.folder import Ports, write_whole
-from consumer.embedded.process import Program, ServerSpec, StopBy, program
+from consumer.embedded.process import Program, ServerSpec, program
+from consumer.embedded.procs import StopBy
 
 USER = "lotus"
 STOP_BY = StopBy(signal=signal.SIGTERM, timeout_s=10)

@@ -20,7 +20,8 @@ from psycopg import sql
 from consumer.embedded.errors import StackError
 from consumer.embedded.folder import Ports, write_whole
 from consumer.embedded.identity import Catalog
-from consumer.embedded.process import Account, Program, ServerSpec, StopBy
+from consumer.embedded.process import Account, Program, ServerSpec
+from consumer.embedded.procs import StopBy
 
 SUPERUSER = "postgres"
 # "Fast": ends the sessions and writes a checkpoint; SIGTERM would wait for the clients.

@@ -17,11 +17,10 @@ from pathlib import Path
 from consumer.embedded import launch, procs
 from consumer.embedded.errors import ServerDiedError, StackError
 from consumer.embedded.folder import State
-from consumer.embedded.procs import ProcessId
+from consumer.embedded.procs import KILL_TIMEOUT_S, ProcessId, StopBy, end
 
 _POLL_S = 0.02
 _START_TIMEOUT_S = 60.0
-_KILL_TIMEOUT_S = 20.0
 _LOG_MAX_BYTES = 20_000_000
 
 
@@ -31,14 +30,6 @@ class Account:
 
     uid: int
     gid: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopBy:
-    """How a program is asked to stop, and for how long before it is killed."""
-
-    signal: signal.Signals
-    timeout_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +192,7 @@ class Server:
     def kill(self) -> None:
         """Ends the server and its children with SIGKILL, as a crash would; returns when they are gone."""
         with self._lock:
-            end(self._tree(), StopBy(signal=signal.SIGKILL, timeout_s=_KILL_TIMEOUT_S))
+            end(self._tree(), StopBy(signal=signal.SIGKILL, timeout_s=KILL_TIMEOUT_S))
             self._forget()
 
     def restart(self) -> None:
@@ -226,7 +217,7 @@ class Server:
 
     def _forget(self) -> None:
         if self._popen is not None:
-            self._popen.wait(_KILL_TIMEOUT_S)  # reaps it
+            self._popen.wait(KILL_TIMEOUT_S)  # reaps it
         self._state.ended(self.name)
         if self._spec is not None:
             self._spec.clean_up()
@@ -261,34 +252,6 @@ def await_ready(
             raise ServerDiedError(reason, log, _output(log, log_from))
         if give_up.wait(_POLL_S):
             raise StackError(f"the start of {name} was given up: another server failed, or a signal came")
-
-
-def end(processes: tuple[ProcessId, ...], stop_by: StopBy) -> None:
-    """Ends a process tree, root first: the signal to the root, then SIGKILL to what is left in time."""
-    if not processes:
-        return
-    for process in processes if stop_by.signal is signal.SIGKILL else processes[:1]:
-        procs.send(process, stop_by.signal)
-    for process in processes:
-        procs.send(process, signal.SIGCONT)  # a paused process would never see the signal
-    if _gone(processes, stop_by.timeout_s):
-        return
-    for process in processes:
-        for descendant in reversed(procs.tree(process)):
-            procs.send(descendant, signal.SIGKILL)
-    if not _gone(processes, _KILL_TIMEOUT_S):
-        left = ", ".join(str(process.pid) for process in processes if procs.is_running(process))
-        raise StackError(f"processes {left} did not end after SIGKILL (waiting for a disk?)")
-
-
-def _gone(processes: tuple[ProcessId, ...], timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        if not any(procs.is_running(process) for process in processes):
-            return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL_S)
 
 
 def _size(log: Path) -> int:

@@ -6,10 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from consumer.embedded.errors import StackError
+
+KILL_TIMEOUT_S = 20.0
+_POLL_S = 0.02
 _PROC = Path("/proc")
 
 
@@ -19,6 +24,14 @@ class ProcessId:
 
     pid: int
     started: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopBy:
+    """How a program is asked to stop, and for how long before it is killed."""
+
+    signal: signal.Signals
+    timeout_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +84,34 @@ def send(process: ProcessId, signum: signal.Signals) -> None:
                 signal.pidfd_send_signal(handle, signum)
     finally:
         os.close(handle)
+
+
+def end(processes: tuple[ProcessId, ...], stop_by: StopBy) -> None:
+    """Ends a process tree, root first: the signal to the root, then SIGKILL to what is left after the deadline."""
+    if not processes:
+        return
+    for process in processes if stop_by.signal is signal.SIGKILL else processes[:1]:
+        send(process, stop_by.signal)
+    for process in processes:
+        send(process, signal.SIGCONT)  # a paused process would never see the signal
+    if _gone(processes, stop_by.timeout_s):
+        return
+    for process in processes:
+        for descendant in reversed(tree(process)):
+            send(descendant, signal.SIGKILL)
+    if not _gone(processes, KILL_TIMEOUT_S):
+        left = ", ".join(str(process.pid) for process in processes if is_running(process))
+        raise StackError(f"processes {left} did not end after SIGKILL (waiting for a disk?)")
+
+
+def _gone(processes: tuple[ProcessId, ...], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if not any(is_running(process) for process in processes):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
 
 
 @functools.cache

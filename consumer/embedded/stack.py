@@ -14,7 +14,7 @@ from consumer.embedded import nats, postgres, procs, weed
 from consumer.embedded.errors import ServerDiedError, StackError
 from consumer.embedded.folder import FolderLock, Ports, Secrets, State
 from consumer.embedded.identity import Catalog, Endpoints, S3Identity, Tenant
-from consumer.embedded.process import Launcher, Server, end
+from consumer.embedded.process import Launcher, Server
 
 _START_ATTEMPTS = 3
 _STOP_BY = {"postgres": postgres.STOP_BY, "nats": nats.STOP_BY, "weed": weed.STOP_BY}
@@ -235,7 +235,7 @@ class Stack:
                 self.notices.append(
                     f"{name} (pid {process.pid}), left running by a supervisor that was killed, is ended"
                 )
-                end(procs.tree(process), _STOP_BY[name])
+                procs.end(procs.tree(process), _STOP_BY[name])
         state.clear()
 
     def _start_all(self, run: _Run) -> None:

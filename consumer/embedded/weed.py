@@ -16,7 +16,8 @@ from botocore.credentials import Credentials
 from consumer.embedded.errors import StackError
 from consumer.embedded.folder import Ports, Secrets, weed_sockets, write_whole
 from consumer.embedded.identity import S3Identity
-from consumer.embedded.process import Program, ServerSpec, StopBy, program
+from consumer.embedded.process import Program, ServerSpec, program
+from consumer.embedded.procs import StopBy
 
 REGION = "us-east-1"
 
