@@ -156,6 +156,7 @@ _GUARDED: Mapping[tuple[str, str], tuple[int, int]] = {
     ("DOUBLE", "int64"): (-(2**53), 2**53),
     ("DOUBLE", "uint64"): (0, 2**53),
 }
+# INT96 goes to DuckDB like the rest: what it has below a microsecond is dropped, here and in `open_parquet`.
 _EXACT_BUT_SLOW = frozenset({("TIMESTAMP WITH TIME ZONE", "timestamp_ns_utc")})
 """DuckDB drops what is below a microsecond; it has to be looked at, though the type is the right one."""
 

@@ -108,9 +108,6 @@ def _row_group(reader: ThriftReader, leaves: int) -> RowGroup:
             case (1, 9):
                 element, size = reader.list_header()
                 _expect("column chunk", element, 12)
-                if size != leaves:
-                    message = f"a row group has {size} column chunks, the schema {leaves} columns"
-                    raise FooterSyntaxError(message)
                 for _ in range(size):
                     chunk, reader.at = _chunk(reader.data, reader.at)
                     chunks.append(chunk)
@@ -119,7 +116,7 @@ def _row_group(reader: ThriftReader, leaves: int) -> RowGroup:
             case _:
                 reader.skip(kind)
     if len(chunks) != leaves:
-        message = "a row group has no column chunks"
+        message = f"a row group has {len(chunks)} column chunks, the schema {leaves} columns"
         raise FooterSyntaxError(message)
     return RowGroup(rows=rows, chunks=chunks)
 

@@ -180,6 +180,7 @@ HOSTILE: dict[str, tuple[bytes, BadFileReason]] = {
     "structs in structs": (b"\x15\x04" + b"\x9c" + b"\x1c" * 100_000, "corrupt"),
     "2^60 doubles": (b"\x15\x04\x89\xf7" + varint(2**60), "corrupt"),
     "an endless integer": (b"\x15" + b"\xff" * 1000, "corrupt"),
+    "a row group without chunks": (footer([ROOT, LEAF], groups=b"\x1c\x36\x00\x00"), "corrupt"),
     "no schema": (b"\x15\x04\x26\x00\x19\x0c\x00", "corrupt"),
     "nothing": (b"\x00", "corrupt"),
 }
