@@ -66,7 +66,7 @@ def lake_of(tenant: Tenant, instance: str) -> Generator[Lake]:
         yield lake
 
 
-def start(lake: Lake, *, instance: str) -> Epoch:
+def start(lake: Lake, *, instance: str, streams: Sequence[Stream] = (STREAM,)) -> Epoch:
     """Begins a term on a lake with the meta tables and the probe's staging table."""
     meta = load_meta_tables(find_project(None), describe_create_table)
     probe = Table(
@@ -75,7 +75,7 @@ def start(lake: Lake, *, instance: str) -> Epoch:
         columns=STREAM.columns,
         headers=Headers(path=Path("probe.sql"), found=()),
     )
-    return begin_term(lake, (*meta, probe), StreamTable([STREAM]), instance=instance, version="0.0.test")
+    return begin_term(lake, (*meta, probe), StreamTable(streams), instance=instance, version="0.0.test")
 
 
 def write_items(path: Path, ids: Sequence[int]) -> Path:
@@ -85,11 +85,11 @@ def write_items(path: Path, ids: Sequence[int]) -> Path:
     return path
 
 
-def load_of_items(path: Path, key: str, *, etag: str = "e1") -> Load:
+def load_of_items(path: Path, key: str, *, etag: str = "e1", stream: Stream = STREAM) -> Load:
     """Plans a file of the probe's stream as an object with this key."""
     footer = inspect(path, Limits())
     return Load(
-        stream=STREAM,
+        stream=stream,
         partition=PARTITION,
         version=ObjectVersion(
             bucket="landing",

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 import psycopg
 
 from feeders.append import apply_batch
-from feeders.epoch import Epoch, require_epoch
+from feeders.epoch import Epoch
 from feeders.errors import LakeConflict, LakeError
 from feeders.lake import Lake, LakeConfig
 from feeders.ledger import LedgerClock
@@ -97,6 +97,7 @@ class _Steps:
         self._lake = Lake(config)
         self._clock = LedgerClock()
         self._open = ExitStack()
+        self._conflicts = 0
         self._lock: psycopg.Connection[tuple[Any, ...]] | None = None
 
     def lock(self, key: int, idle_timeout_ms: int) -> None:
@@ -128,13 +129,6 @@ class _Steps:
         [applied] = apply_batch(transaction, [load], epoch=epoch, clock=self._clock, open_failures=set())
         return str(applied.outcome)
 
-    def begin_statements(self, epoch: Epoch, statements: Sequence[str]) -> None:
-        """Opens a transaction of this term and runs statements in it, as transforms do."""
-        transaction = self._open.enter_context(self._lake.transaction("statements"))
-        require_epoch(transaction, epoch)
-        for statement in statements:
-            transaction.query(statement)
-
     def commit(self) -> str:
         """Commits what `begin` opened."""
         self._open.close()
@@ -149,5 +143,10 @@ class _Steps:
                         transaction, [load], epoch=epoch, clock=self._clock, open_failures=set()
                     )
             except LakeConflict:
+                self._conflicts += 1
                 continue
             return str(applied.outcome)
+
+    def conflicts(self) -> int:
+        """How often `load` was tried again."""
+        return self._conflicts
