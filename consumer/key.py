@@ -88,6 +88,7 @@ class KeyWalk:
                     # 2. One GET into the spool: the bytes and their etag, whatever the notification said.
                     with timings.stage("get"):
                         async with self.bucket.open(event.key) as answer:
+                            self._hold_size(answer)
                             slot = await held.enter_async_context(self.spool.reserve(answer.size_bytes))
                             version = await self._read(answer, event, slot.path)
                     fault.point("got")
@@ -120,12 +121,15 @@ class KeyWalk:
             detail: Detail = {"kind": error.kind, "error": str(error)}
             return Walked(ending=Ending.UNEXPECTED, stream=stream, reason="unexpected", detail=detail)
 
-    async def _read(self, answer: Answer, event: KeyEvent, path: Path) -> ObjectVersion:
+    def _hold_size(self, answer: Answer) -> None:
+        """Refuses an object by its announced size, before room is made for it."""
         if answer.size_bytes > self.limits.max_bytes:
             message = (
                 f"the object has {answer.size_bytes} bytes, LOTUS_FILE_MAX_BYTES is {self.limits.max_bytes}"
             )
             raise BadFile("over_limit", message, {"limit": "file_max_bytes", "found": answer.size_bytes})
+
+    async def _read(self, answer: Answer, event: KeyEvent, path: Path) -> ObjectVersion:
         await answer.save(path)
         return ObjectVersion(
             bucket=event.bucket,

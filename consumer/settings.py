@@ -232,7 +232,8 @@ class Settings(BaseSettings):
             instance=instance,
             memory_limit_bytes=self.duckdb_memory_bytes,
             threads=self.duckdb_threads,
-            temp_directory=self.spool_dir / "duckdb",
+            # Named like a slot of the spool, which wipes what a kill -9 left.
+            temp_directory=self.spool_dir / f"lotus-slot-duckdb-{instance}",
         )
 
     @property

@@ -31,6 +31,7 @@ from consumer.worker import WorkerConfig, WorkerPool
 from feeders.apply import begin_term
 from feeders.catalog import end_other_writers
 from feeders.epoch import Epoch
+from feeders.errors import LakeFenced
 from feeders.lake import Lake
 from feeders.reader import LakeReader
 from feeders.streams import StreamId
@@ -86,6 +87,8 @@ class Term:
             await until_available(
                 "s3", lambda: self._prove_store(bucket), note=self.state.note, stop=self.stop
             )
+            spool = held.enter_context(Spool(settings.spool_dir, settings.spool_max_bytes))
+            self.metrics.spool_bytes.set_function(lambda: spool.used_bytes)
             lake, epoch = await until_available("lake", self._begin, note=self.state.note, stop=self.stop)
             transforms = Transforms(
                 definitions.models,
@@ -103,7 +106,6 @@ class Term:
             )
             writer.start()
             held.push_async_callback(self._close_writer, writer)
-            spool = held.enter_context(Spool(settings.spool_dir, settings.spool_max_bytes))
             reader = LakeReader(lambda: Lake(settings.lake(self.instance.replace("w-", "r-", 1))))
             held.callback(reader.close)
             walk = KeyWalk(
@@ -150,6 +152,9 @@ class Term:
 
     async def _begin(self) -> tuple[Lake, Epoch]:
         def begin() -> tuple[Lake, Epoch]:
+            # It may have been lost while something was waited for: then the sessions to end are the new writer's.
+            if not self.election.is_held:
+                raise LakeFenced("the writer's lock was lost before the term began")
             ended = end_other_writers(self.settings.catalog, instance=self.instance)
             if ended:
                 log.info("ended the catalog sessions of the last writer", sessions=ended)

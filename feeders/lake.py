@@ -71,10 +71,13 @@ class LakeConfig:
     temp_directory: Path | None = None
 
 
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+
+
 def without_values(text: str) -> str:
     """Strips what may be row values from an error text: everything in quotes, and all after the first line."""
     first_line = text.strip().split("\n", 1)[0]
-    return re.sub(r"'[^']*'|\"[^\"]*\"", "'…'", first_line)[:300]
+    return _QUOTED.sub("'…'", first_line)[:300]
 
 
 def load_extensions(connection: duckdb.DuckDBPyConnection) -> None:
@@ -293,6 +296,13 @@ def run(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[ob
         raise classify(error) from error
 
 
+_ABOUT_DATA = (
+    duckdb.ConversionException,
+    duckdb.OutOfRangeException,
+    duckdb.InvalidTypeException,
+    duckdb.ParserException,
+    duckdb.ConstraintException,
+)
 _CONFLICT = re.compile(
     r"transaction conflict|write-write conflict|conflict on (update|tuple|commit)", re.IGNORECASE
 )
@@ -307,7 +317,10 @@ _STORE = re.compile(r"\bHTTP\b|s3://|https?://|Could not establish connection|cu
 
 def classify(error: duckdb.Error) -> LakeError:
     """Names the next move for an error of DuckDB."""
-    text = str(error)
+    # Values of rows stand in quotes: what they say must not decide.
+    text = _QUOTED.sub("'…'", str(error))
+    if isinstance(error, _ABOUT_DATA):
+        return StatementFailed(type(error).__name__, without_values(text))
     if _CONFLICT.search(text):
         return LakeConflict(without_values(text))
     if _POSTGRES.search(text):

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from feeders.append import apply_batch, key_of
 from feeders.epoch import Epoch
@@ -64,8 +64,8 @@ class FollowUp(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    run: Callable[[Lake], None]
-    fail: Callable[[BaseException], None]
+    function: Callable[[Lake], Any]
+    future: "Future[Any]"
 
 
 class Writer:
@@ -110,18 +110,14 @@ class Writer:
         """Queues a work item. Its future resolves after the COMMIT, or fails with ClaimLost or a LakeError."""
         pending = Pending(work=work, is_claimed=is_claimed)
         self._queue.put(pending)
-        if self.ended.done():
-            self._fail_waiting(LakeFenced("the writer has ended"))
+        self._refuse_after_end()
         return pending.future
 
     def call(self, function: Callable[[Lake], T]) -> "Future[T]":
         """Runs a function of the lake on the writer's thread, between two batches."""
         future: Future[T] = Future()
-
-        def run(lake: Lake) -> None:
-            future.set_result(function(lake))
-
-        self._queue.put(_Call(run=run, fail=future.set_exception))
+        self._queue.put(_Call(function=function, future=future))
+        self._refuse_after_end()
         return future
 
     def close(self, timeout_s: float | None = None) -> bool:
@@ -138,10 +134,10 @@ class Writer:
                 self._step()
         except BaseException as error:  # noqa: BLE001 - whatever ends the term must reach every waiting future
             self.ended.set_exception(error)
-            self._fail_waiting(LakeFenced(f"the writer has ended: {error}"))
         else:
             self.ended.set_result(None)
         finally:
+            self._refuse_after_end()
             if self._lake is not None:
                 self._lake.close()
 
@@ -198,16 +194,17 @@ class Writer:
         return batch
 
     def _run_call(self, call: _Call) -> None:
+        if not call.future.set_running_or_notify_cancel():
+            return
         try:
-            call.run(self._opened())
+            call.future.set_result(call.function(self._opened()))
         except LakeFenced as error:
-            call.fail(error)
+            call.future.set_exception(error)
             raise
-        except LakeUnavailable as error:
-            self._drop_lake()
-            call.fail(error)
         except Exception as error:  # noqa: BLE001 - the caller gets it through its future
-            call.fail(error)
+            if isinstance(error, LakeUnavailable):
+                self._drop_lake()
+            call.future.set_exception(error)
 
     def _begin(self, batch: Iterable[Pending]) -> list[Pending]:
         """Keeps the items that are still wanted: from here on nobody can cancel them."""
@@ -316,13 +313,18 @@ class Writer:
             self._lake.close()
             self._lake = None
 
-    def _fail_waiting(self, error: LakeError) -> None:
-        while (item := self._next(0)) is not None:
-            match item:
-                case Pending():
-                    item.future.set_exception(error)
-                case _Call():
-                    item.fail(error)
+    def _refuse_after_end(self) -> None:
+        """Fails whatever was or is submitted too late. From any thread; does nothing before the end."""
+        if not self.ended.done():
+            return
+        error = LakeFenced("the writer has ended")
+        while True:
+            try:
+                item = self._held.popleft() if self._held else self._queue.get_nowait()
+            except (queue.Empty, IndexError):
+                return
+            if item is not None and item.future.set_running_or_notify_cancel():
+                item.future.set_exception(error)
 
 
 def read_open_failures(lake: Lake) -> set[tuple[str, str]]:
