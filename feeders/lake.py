@@ -72,12 +72,22 @@ class LakeConfig:
 
 
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+# From the first quote to the last: a value may hold quotes itself. An apostrophe within a word opens none.
+_FROM_FIRST_QUOTE = re.compile(r"(?<!\w)['\"].*['\"]|(?<!\w)['\"].*", re.DOTALL)
+_NUMBER = re.compile(r"DECIMAL\(\d+, ?\d+\)|(?<!\w)[-+]?\d[\w.:+-]*")
+_ECHO = re.compile(r"\n\nLINE \d+: [^\n]*\n *\^\s*\Z")
+
+
+def without_quoted(text: str) -> str:
+    """Strips the echo of the statement, everything from the first quote to the last, and further lines."""
+    return _FROM_FIRST_QUOTE.sub("'…'", _ECHO.sub("", text)).strip().split("\n", 1)[0][:300]
 
 
 def without_values(text: str) -> str:
-    """Strips what may be row values from an error text: everything in quotes, and all after the first line."""
-    first_line = text.strip().split("\n", 1)[0]
-    return _QUOTED.sub("'…'", first_line)[:300]
+    """Strips what may be row values from an error text: all that `without_quoted` does, and numbers."""
+    return _NUMBER.sub(
+        lambda found: found[0] if found[0].startswith("DECIMAL") else "…", without_quoted(text)
+    )
 
 
 def load_extensions(connection: duckdb.DuckDBPyConnection) -> None:
@@ -307,7 +317,8 @@ _CONFLICT = re.compile(
     r"transaction conflict|write-write conflict|conflict on (update|tuple|commit)", re.IGNORECASE
 )
 _POSTGRES = re.compile(
-    r"libpq|connection to server|server closed the connection|terminating connection|could not connect"
+    r"libpq|connection to server|server closed the connection|terminating connection"
+    r"|could not connect(?! to server error for HTTP)"
     r"|no connection to the server|connection (is )?(closed|lost|reset)|SSL SYSCALL|the database system is"
     r"|idle-in-transaction timeout|could not receive data|could not send data|too many clients",
     re.IGNORECASE,
@@ -318,17 +329,17 @@ _STORE = re.compile(r"\bHTTP\b|s3://|https?://|Could not establish connection|cu
 def classify(error: duckdb.Error) -> LakeError:
     """Names the next move for an error of DuckDB."""
     # Values of rows stand in quotes: what they say must not decide.
-    text = _QUOTED.sub("'…'", str(error))
+    text, shown = _QUOTED.sub("'…'", str(error)), without_quoted(str(error))
     if isinstance(error, _ABOUT_DATA):
-        return StatementFailed(type(error).__name__, without_values(text))
+        return StatementFailed(type(error).__name__, without_values(str(error)))
     if _CONFLICT.search(text):
-        return LakeConflict(without_values(text))
+        return LakeConflict(shown)
     if _POSTGRES.search(text):
-        return LakeUnavailable("postgresql", without_values(text))
+        return LakeUnavailable("postgresql", shown)
     if isinstance(error, duckdb.HTTPException) or (
         isinstance(error, duckdb.IOException) and _STORE.search(text)
     ):
-        return LakeUnavailable("s3", without_values(text))
+        return LakeUnavailable("s3", shown)
     if isinstance(error, duckdb.ConnectionException):
-        return LakeUnavailable("postgresql", without_values(text))
-    return StatementFailed(type(error).__name__, without_values(text))
+        return LakeUnavailable("postgresql", shown)
+    return StatementFailed(type(error).__name__, without_values(str(error)))

@@ -1,0 +1,190 @@
+"""Errors of DuckDB, provoked on a real one: named by the next move, and without the values that they quote."""
+
+import socket
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from feeders.catalog import Catalog
+from feeders.errors import LakeConflict, LakeError, LakeUnavailable, StatementFailed
+from feeders.lake import (
+    Lake,
+    LakeConfig,
+    ObjectStore,
+    classify,
+    describe_create_table,
+    load_extensions,
+    memory_connection,
+    without_values,
+)
+
+PRIVATE = "jane.doe@example.com"
+
+
+def error_of(connection: duckdb.DuckDBPyConnection, *statements: str) -> LakeError:
+    """Runs statements, the last of which fails, and classifies how."""
+    *before, last = statements
+    for statement in before:
+        connection.execute(statement)
+    with pytest.raises(duckdb.Error) as caught:
+        connection.execute(last).fetchall()
+    return classify(caught.value)
+
+
+@pytest.fixture
+def connection() -> duckdb.DuckDBPyConnection:
+    return memory_connection()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"SELECT CAST('{PRIVATE}' AS BIGINT)",
+        f"SELECT CAST('{PRIVATE}' AS TIMESTAMP WITH TIME ZONE)",
+        f"SELECT CAST('{PRIVATE}' AS DECIMAL(18, 2))",
+        f"""SELECT CAST('{{"email": "{PRIVATE}"' AS JSON)""",
+        f"SELECT CAST('[\"{PRIVATE}\"' AS VARCHAR[])",
+        f"SELECT CAST('{PRIVATE}\nand more of {PRIVATE}' AS BIGINT)",
+        f"SELECT CAST('it''s {PRIVATE}' AS BIGINT)",
+        f"""SELECT CAST('a "quoted" {PRIVATE}' AS DOUBLE)""",
+        f"SELECT CAST({{'a': '{PRIVATE}'}} AS STRUCT(a BIGINT))",
+        f"SELECT strptime('{PRIVATE}', '%Y-%m-%d')",
+    ],
+)
+def test_a_row_s_value_is_not_in_the_error(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
+    found = error_of(connection, statement)
+    assert isinstance(found, StatementFailed)
+    assert "jane" not in str(found)
+    assert "example.com" not in str(found)
+    assert found.kind
+    assert not found.invalidates_instance
+
+
+def test_a_value_that_a_constraint_refuses_is_not_in_the_error(connection: duckdb.DuckDBPyConnection) -> None:
+    found = error_of(
+        connection,
+        "CREATE TABLE t (email VARCHAR PRIMARY KEY)",
+        f"INSERT INTO t VALUES ('{PRIVATE}')",
+        f"INSERT INTO t VALUES ('{PRIVATE}')",
+    )
+    assert isinstance(found, StatementFailed)
+    assert found.kind == "ConstraintException"
+    assert PRIVATE not in str(found)
+
+
+def test_numbers_that_do_not_fit_are_not_in_the_error(connection: duckdb.DuckDBPyConnection) -> None:
+    for statement in (
+        "SELECT CAST(4111111111111111 AS INTEGER)",
+        "SELECT CAST(4111111111111111 AS DECIMAL(4, 2))",
+        "SELECT 4111111111111111::BIGINT * 4111111111111111::BIGINT",
+        "SELECT CAST(4111111111111111.5::DOUBLE AS INTEGER)",
+    ):
+        found = error_of(connection, statement)
+        assert isinstance(found, StatementFailed)
+        assert "4111" not in str(found), statement
+
+
+def test_a_parquet_file_s_values_are_not_in_the_error(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.parquet"
+    connection.execute(f"COPY (SELECT '{PRIVATE}' AS email) TO '{path}' (FORMAT parquet)")
+    found = error_of(connection, f"SELECT CAST(email AS BIGINT) FROM read_parquet('{path}')")
+    assert isinstance(found, StatementFailed)
+    assert found.kind == "ConversionException"
+    assert PRIVATE not in str(found)
+
+
+def test_what_helps_a_person_stays(connection: duckdb.DuckDBPyConnection) -> None:
+    text = str(error_of(connection, f"SELECT CAST('{PRIVATE}' AS BIGINT)"))
+    assert "ConversionException" in text
+    assert "INT64" in text or "BIGINT" in text
+    assert len(without_values("x" * 1000)) <= 300
+
+
+def test_sql_that_is_wrong_is_the_statement_s_fault(connection: duckdb.DuckDBPyConnection) -> None:
+    for statement, kind in (
+        ("SELEC 1", "ParserException"),
+        ("SELECT nothing", "BinderException"),
+        ("SELECT * FROM nowhere", "CatalogException"),
+    ):
+        found = error_of(connection, statement)
+        assert isinstance(found, StatementFailed)
+        assert found.kind == kind
+
+
+def test_a_broken_parquet_file_is_the_statement_s_fault(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    path = tmp_path / "https-s3-http.parquet"  # words in a path must not make it an outage
+    path.write_bytes(b"PAR1 not really PAR1")
+    assert isinstance(error_of(connection, f"SELECT * FROM read_parquet('{path}')"), StatementFailed)
+    assert isinstance(
+        error_of(connection, f"SELECT * FROM read_parquet('{tmp_path / 'missing.parquet'}')"), StatementFailed
+    )
+
+
+def test_two_that_touch_one_row_conflict(connection: duckdb.DuckDBPyConnection) -> None:
+    other = connection.cursor()
+    connection.execute("CREATE TABLE t (a INTEGER)")
+    connection.execute("INSERT INTO t VALUES (1)")
+    connection.execute("BEGIN")
+    connection.execute("UPDATE t SET a = 2")
+    other.execute("BEGIN")
+    assert isinstance(error_of(other, "UPDATE t SET a = 3"), LakeConflict)
+
+
+def test_a_value_that_reads_like_an_outage_or_a_conflict_is_neither(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    for text in (
+        "connection to server lost",
+        "transaction conflict",
+        "HTTP 503 of s3://bucket",
+        "too many clients",
+    ):
+        assert isinstance(error_of(connection, f"SELECT CAST('{text}' AS BIGINT)"), StatementFailed), text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_store_that_does_not_answer_is_unavailable(connection: duckdb.DuckDBPyConnection) -> None:
+    load_extensions(connection)
+    found = error_of(
+        connection,
+        "SET http_retries = 0",
+        f"CREATE SECRET s (TYPE s3, KEY_ID 'k', SECRET 'hidden', ENDPOINT '127.0.0.1:{free_port()}',"
+        " USE_SSL false, URL_STYLE 'path')",
+        "SELECT * FROM read_parquet('s3://lake/data/a.parquet')",
+    )
+    assert isinstance(found, LakeUnavailable)
+    assert found.dependency == "s3"
+    assert "hidden" not in str(found)
+
+
+def test_a_catalog_that_does_not_answer_is_unavailable() -> None:
+    config = LakeConfig(
+        catalog=Catalog(
+            host="127.0.0.1", port=free_port(), database="d", user="u", password="hidden-password"
+        ),
+        store=ObjectStore(
+            endpoint="http://127.0.0.1:1", access_key_id="k", secret_access_key="hidden-secret"
+        ),
+        data_path="s3://lake/data/",
+        instance="w-test",
+    )
+    with pytest.raises(LakeUnavailable) as caught:
+        Lake(config)
+    assert caught.value.dependency == "postgresql"
+    assert "hidden" not in str(caught.value)
+
+
+def test_ddl_that_duckdb_refuses_is_named() -> None:
+    with pytest.raises(StatementFailed) as caught:
+        describe_create_table("CREATE TABLE staging.t (a NOSUCHTYPE)")
+    assert "NOSUCHTYPE" in str(caught.value)
