@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 
+import psutil
+
 from consumer.embedded.identity import Tenant
 from consumer.settings import inherited_environment
 from tests.helpers import wait_until
@@ -93,6 +95,10 @@ class ConsumerProcess:
     def resume(self) -> None:
         """Lets it go on."""
         self._process.send_signal(SIGCONT)
+
+    def is_stopped(self) -> bool:
+        """Whether it stands still by SIGSTOP."""
+        return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
 
     def tail(self, lines: int = 25) -> str:
         """The end of its log."""

@@ -39,7 +39,7 @@ class Death:
     @property
     def command(self) -> tuple[str, ...]:
         """What Python runs."""
-        return (ARMED, self.point, str(self.passes), *([self.after] if self.after else []))
+        return (ARMED, "SIGKILL", self.point, str(self.passes), *([self.after] if self.after else []))
 
 
 SAMPLE_SEED = 2
