@@ -190,8 +190,11 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         lake_bucket, _, lake_prefix = self.lake_path.removeprefix("s3://").partition("/")
         if lake_bucket == self.landing_bucket:
-            lake, landing = lake_prefix.strip("/") + "/", self.landing_prefix + "/"
-            if lake.startswith(landing) or landing.startswith(lake) or lake == "/":
+            # With a slash before and after, one prefix holds another one exactly if the other begins with it.
+            lake, landing = (
+                f"/{prefix}/" if prefix else "/" for prefix in (lake_prefix.strip("/"), self.landing_prefix)
+            )
+            if lake.startswith(landing) or landing.startswith(lake):
                 raise ValueError(
                     f"LOTUS_LAKE_PATH {self.lake_path} and the landing prefix"
                     f" s3://{self.landing_bucket}/{self.landing_prefix} overlap: give the lake a bucket of its own"
@@ -276,9 +279,8 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     try:
         return Settings(**source())
     except ValidationError as error:
-        names = variables_by_field()
         lines = [
-            f"{names[str(e['loc'][0])][0] if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors()
+            f"{variable_of(str(e['loc'][0])) if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors()
         ]
         raise SettingsError(
             "; ".join(lines), hint="set them in the environment; see the README's table"
@@ -293,6 +295,14 @@ def variables_by_field() -> dict[str, tuple[str, ...]]:
         choices = tuple(str(choice) for choice in alias.choices) if isinstance(alias, AliasChoices) else ()
         names[name] = choices or (f"LOTUS_{name.upper()}",)
     return names
+
+
+def variable_of(place: str) -> str:
+    """The preferred environment variable of a setting, given its field's name or any of its variables."""
+    for field, variables in variables_by_field().items():
+        if place == field or place in variables:
+            return variables[0]
+    return place
 
 
 def known_variables() -> frozenset[str]:
