@@ -9,7 +9,7 @@ SEED   ?= 1
 RUNS   ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint format bench requirements clean
+.PHONY: help venv demo test faults lint format docs bench requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,8 @@ $(DEPS): requirements/dev.txt
 $(STAMP): $(DEPS) pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
+
+venv: $(STAMP) ## Build .venv if it is missing or out of date
 
 demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was expected (FILES=60 SEED=1)
 	@$(BIN)/lotus-lake demo --files $(FILES) --seed $(SEED)
@@ -45,6 +47,9 @@ lint: $(STAMP) ## ruff, pyright strict, import-linter, hadolint
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Write README's tables of commands, settings and metrics
+	$(BIN)/python -m tests.readme
 
 bench: $(STAMP) ## Run the benchmarks
 	$(BIN)/pytest tests/benchmarks -s -p no:cacheprovider --timeout=3600

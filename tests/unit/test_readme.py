@@ -1,0 +1,32 @@
+"""README says what the code says."""
+
+import re
+
+from tests.readme import README, rendered
+
+ROOT = README.parent
+
+
+def test_the_tables_are_up_to_date() -> None:
+    text = README.read_text()
+    assert rendered(text) == text, "the code and README differ: run `make docs`"
+
+
+def test_what_it_names_is_there() -> None:
+    """Links, make targets and paths in backquotes that end with a file name or a slash."""
+    text = README.read_text() + (ROOT / "docs" / "architecture.md").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+    links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    paths = set(
+        re.findall(
+            r"`((?:consumer|feeders|ddl|transforms|deploy|tests|docs)/[\w./-]*(?:/|\.(?:py|sql|json|md)))`",
+            text,
+        )
+    )
+    assert links
+    assert paths
+    missing = {
+        name for name in links | paths if not (ROOT / name).exists() and not (ROOT / "docs" / name).exists()
+    }
+    assert not missing
