@@ -4,13 +4,16 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from consumer.cli.common import errors_shown
+from consumer.cli.common import WRONG_ENVIRONMENT, errors_shown, fail
+from consumer.embedded.errors import StackError
+from consumer.embedded.running import read_running
 from consumer.landing.generate import DEFAULT_ROWS, Landing
 from consumer.landing.write import DEFAULT_CONCURRENCY, Landed, LandingSummary, run_landing
 from consumer.objects import open_bucket
@@ -31,9 +34,17 @@ class LandTarget:
 
 def land(
     *,
-    endpoint: Annotated[str, typer.Option(help="URL of the S3 endpoint.")],
-    access_key_id: Annotated[str, typer.Option(help="Access key of Airbyte's identity.")],
-    secret_access_key: Annotated[str, typer.Option(help="Its secret.")],
+    directory: Annotated[
+        Path,
+        typer.Option(
+            "--dir", help="Folder of the running `lotus-lake up` that this lands in, with its identity."
+        ),
+    ] = Path(".lotus"),
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of another S3 endpoint, with its own key and secret.")
+    ] = None,
+    access_key_id: Annotated[str | None, typer.Option(help="Access key of Airbyte's identity there.")] = None,
+    secret_access_key: Annotated[str | None, typer.Option(help="Its secret.")] = None,
     region: Annotated[str, typer.Option(help="Region that requests are signed for.")] = "us-east-1",
     bucket: Annotated[str, typer.Option(help="The landing bucket.")] = "landing",
     prefix: Annotated[str, typer.Option(help="Prefix of all streams in it.")] = "raw",
@@ -52,13 +63,7 @@ def land(
     ] = False,
 ) -> None:
     """Write what Airbyte's S3 destination would write for all nine streams."""
-    target = LandTarget(
-        endpoint=endpoint,
-        access_key_id=access_key_id,
-        secret_access_key=secret_access_key,
-        region=region,
-        bucket=bucket,
-    )
+    target = find_target(directory, endpoint, access_key_id, secret_access_key, region=region, bucket=bucket)
     if files is None and seconds is None:
         files = DEFAULT_FILES
     with errors_shown():
@@ -68,6 +73,48 @@ def land(
         )
     if json_summary:
         typer.echo(json.dumps(summary_json(landing, summary, seed=seed)))
+
+
+def find_target(
+    directory: Path,
+    endpoint: str | None,
+    access_key_id: str | None,
+    secret_access_key: str | None,
+    *,
+    region: str,
+    bucket: str,
+) -> LandTarget:
+    """Takes what is given; what is not is that of the stack that runs in the folder.
+
+    Raises:
+        typer.BadParameter: another endpoint without a key: the stack's own secret is not sent elsewhere.
+        typer.Exit: no stack runs in the folder.
+    """
+    if (access_key_id is None) != (secret_access_key is None):
+        message = "an access key and its secret come together"
+        raise typer.BadParameter(message, param_hint="--access-key-id, --secret-access-key")
+    if access_key_id is None and endpoint is not None:
+        message = "another endpoint needs --access-key-id and --secret-access-key"
+        raise typer.BadParameter(message, param_hint="--endpoint")
+    if endpoint is None or access_key_id is None or secret_access_key is None:
+        try:
+            running = read_running(directory)
+        except StackError as error:
+            fail(
+                str(error),
+                WRONG_ENVIRONMENT,
+                hint="or give --endpoint, --access-key-id and --secret-access-key",
+            )
+        endpoint = endpoint or running.s3_url
+        access_key_id = access_key_id or running.lander.access_key_id
+        secret_access_key = secret_access_key or running.lander.secret_access_key
+    return LandTarget(
+        endpoint=endpoint,
+        access_key_id=access_key_id,
+        secret_access_key=secret_access_key,
+        region=region,
+        bucket=bucket,
+    )
 
 
 def parse_rows(text: str) -> tuple[int, int]:
