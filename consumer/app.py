@@ -68,12 +68,12 @@ class Service:
 
     async def _stand_for_election(self, held: AsyncExitStack, definitions: Definitions) -> None:
         self.state.role = "standby"
-        self.state.note(None)
+        self.state.note("catalog: not asked yet")
         election = Election(
             self.settings.catalog, self.instance, idle_session_timeout_s=self.settings.lock_timeout_s
         )
         try:
-            if not await self._or_stop(election.wait_for_lock()):
+            if not await self._or_stop(election.wait_for_lock(self.state.note)):
                 return
             term = Term(
                 settings=self.settings,

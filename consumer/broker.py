@@ -17,6 +17,7 @@ from typing import NoReturn, cast
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import api
 from nats.js import errors as js_errors
 from nats.js.kv import KeyValue
@@ -121,10 +122,15 @@ class Broker:
         return self._client.max_payload
 
     async def close(self) -> None:
-        """Send what is buffered and close; unfinished claims go back to the queue after `ack_wait_s`."""
+        """Give back keys that came and were not asked for, send what is buffered, and close.
+
+        Claims that were given out and not ended go back to the queue after `ack_wait_s`.
+        """
         self._closing = True
         if self._client.is_connected:
             with contextlib.suppress(nats.errors.Error, OSError):
+                for pull in self._pulls.values():
+                    await pull.give_back()
                 await self._client.flush(timeout=2)
         await self._client.close()
 
@@ -426,11 +432,12 @@ class _Pull:
         self._arrived: asyncio.Queue[tuple[float, Msg]] = asyncio.Queue()
         self._turn = asyncio.Lock()
         self._requests = 0
+        self._subscription: Subscription | None = None
 
     async def fetch(self, batch: int, timeout_s: float) -> list[Msg]:
         async with self._turn:
-            if self._requests == 0:
-                await self._client.subscribe(f"{self._inbox}.*", cb=self._keep)
+            if self._subscription is None:
+                self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._keep)
             # First what is there. Only if that is nothing, wait for one message and see what came with it.
             found = self._late(batch) or await self._ask(batch, expires_s=None)
             if not found and timeout_s > 0:
@@ -438,6 +445,16 @@ class _Pull:
                 if found and batch > 1:
                     found += await self._ask(batch - 1, expires_s=None)
             return found
+
+    async def give_back(self) -> None:
+        """End the subscription, and the claims of messages that nobody fetched: they came in a cancelled fetch."""
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            await subscription.drain()
+        while not self._arrived.empty():
+            arrived_at, message = self._arrived.get_nowait()
+            if _status(message) is None and time.monotonic() - arrived_at < self._kept_s:
+                await self._client.publish(message.reply, b"-NAK")
 
     async def _keep(self, message: Msg) -> None:
         self._arrived.put_nowait((time.monotonic(), message))

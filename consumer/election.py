@@ -12,6 +12,7 @@ import re
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import LiteralString
 
@@ -20,7 +21,8 @@ import structlog
 from psycopg.conninfo import make_conninfo
 
 from consumer.errors import LockLost, Misconfigured, Unavailable
-from feeders.catalog import APPLICATION_PREFIX, KEEPALIVES, Catalog
+from feeders.catalog import APPLICATION_PREFIX, KEEPALIVES, Catalog, classify_login
+from feeders.errors import LakeMisconfigured
 
 log = structlog.get_logger()
 
@@ -68,8 +70,15 @@ class Election:
         alive_at = self._alive_at
         return alive_at is not None and clock() - alive_at < self._timeout_s
 
-    async def wait_for_lock(self) -> None:
-        """Waits, as long as it takes, until this process has the lock; then the heartbeat runs by itself."""
+    async def wait_for_lock(self, note: Callable[[str | None], None] = lambda _: None) -> None:
+        """Waits, as long as it takes, until this process has the lock; then the heartbeat runs by itself.
+
+        Args:
+            note: told after each try why the catalog does not answer, or None if it does.
+
+        Raises:
+            LakeMisconfigured: PostgreSQL refuses our login.
+        """
         await self.release()
         failures, last_logged = 0, float("-inf")
         while True:
@@ -79,8 +88,10 @@ class Election:
                     break
                 failures = 0
                 event, facts = "standby", dict[str, str]()
+                note(None)
             except Unavailable as error:
                 await self._close()
+                note(str(error))
                 failures += 1
                 wait_s = min(BACKOFF_MOST_S, POLL_S * 2.0 ** min(failures - 1, 10))
                 event, facts = "catalog unavailable", {"error": str(error)}
@@ -182,7 +193,8 @@ async def connect(catalog: Catalog, instance: str) -> Connection:
     """Opens a session for the lock.
 
     Raises:
-        Unavailable: nobody answered, or the login was refused.
+        Unavailable: nobody answered.
+        LakeMisconfigured: the login was refused.
     """
     try:
         conninfo = make_conninfo(
@@ -197,6 +209,11 @@ async def connect(catalog: Catalog, instance: str) -> Connection:
             **KEEPALIVES,
         )
         return await psycopg.AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=None)
+    except psycopg.OperationalError as error:
+        classified = classify_login(error)
+        if isinstance(classified, LakeMisconfigured):
+            raise classified from error
+        raise Unavailable("catalog", str(error)) from error
     except psycopg.Error as error:
         raise Unavailable("catalog", str(error)) from error
 

@@ -298,7 +298,9 @@ def classify(error: ClientError, key: str | None) -> LotusError:
         # SeaweedFS matches no bucket policy with such a key: it alone is refused, and no waiting mends it.
         return UnexpectedAnswer(message)
     if code == "NoSuchBucket" or status in (401, 403):
-        cure = _CURES.get(code, "check the access key, its secret and the rights of this identity")
+        cure = _CURES.get(
+            code, "check LOTUS_S3_ACCESS_KEY_ID, LOTUS_S3_SECRET_ACCESS_KEY and the rights of this identity"
+        )
         return NeedsMending("s3", message, hint=cure, code=code)
     if status == 404:
         return NotFound(message)

@@ -16,7 +16,7 @@ from consumer.broker import Broker
 from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import Definitions
 from consumer.election import Election
-from consumer.errors import Misconfigured, Unavailable
+from consumer.errors import Misconfigured, NeedsMending, Unavailable
 from consumer.events import KeyEvent
 from consumer.ingress.sweep import Sweep, sweep_until_done
 from consumer.key import KeyWalk
@@ -49,6 +49,7 @@ class State:
     """What the probes tell: the role, and why the service is not ready, if it is not."""
 
     role: str = "starting"
+    has_written: bool = False
     waiting_for: str | None = "starting"
     details: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -76,6 +77,7 @@ class Term:
             Misconfigured, LakeMisconfigured, DdlRefused: a person has to mend something.
         """
         settings, definitions = self.settings, self.definitions
+        self.state.role = "starting"
         async with AsyncExitStack() as held:
             config = broker_config(settings, self.instance)
             broker = await until_available(
@@ -89,14 +91,15 @@ class Term:
             )
             spool = held.enter_context(Spool(settings.spool_dir, settings.spool_max_bytes))
             self.metrics.spool_bytes.set_function(lambda: spool.used_bytes)
-            lake, epoch = await until_available("lake", self._begin, note=self.state.note, stop=self.stop)
             transforms = Transforms(
                 definitions.models,
                 definitions.streams,
                 max_delay_s=settings.transform_max_delay_ms / 1000,
                 observe=self._observe_models,
             )
-            transforms.load_behind(lake)
+            lake, epoch = await until_available(
+                "lake", lambda: self._begin(transforms), note=self.state.note, stop=self.stop
+            )
             writer = Writer(
                 lambda: Lake(settings.lake(self.instance)),
                 epoch=epoch,
@@ -136,7 +139,14 @@ class Term:
 
     async def _prove_store(self, landing: Bucket) -> None:
         """Reads the landing bucket once, and proves that the loader can't delete what the lake refers to."""
-        if not await landing.exists():
+        try:
+            exists = await landing.exists()
+        except NeedsMending as error:
+            # At the start that is a wrong key or policy; a service that ran with them waits until they are back.
+            if not self.state.has_written:
+                raise Misconfigured(str(error), hint=error.hint) from error
+            raise
+        if not exists:
             raise Unavailable("s3", f"there is no bucket {self.settings.landing_bucket}")
         lake_bucket, _, prefix = self.settings.lake_path.removeprefix("s3://").partition("/")
         async with loader_bucket(self.settings, lake_bucket) as bucket:
@@ -150,7 +160,7 @@ class Term:
                     )
                 log.warning("the loader may delete", detail=message)
 
-    async def _begin(self) -> tuple[Lake, Epoch]:
+    async def _begin(self, transforms: Transforms) -> tuple[Lake, Epoch]:
         def begin() -> tuple[Lake, Epoch]:
             # It may have been lost while something was waited for: then the sessions to end are the new writer's.
             if not self.election.is_held:
@@ -167,12 +177,14 @@ class Term:
                     instance=self.instance,
                     version=installed_version("lotus-lake"),
                 )
+                transforms.load_behind(lake)
             except BaseException:
                 lake.close()
                 raise
             return lake, epoch
 
         lake, epoch = await asyncio.to_thread(begin)
+        self.state.has_written = True
         self.metrics.epoch.set(epoch)
         log.info("term begins", epoch=epoch)
         return lake, epoch

@@ -9,7 +9,7 @@ import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
 
 from consumer.errors import Unavailable
-from feeders.errors import LakeUnavailable
+from feeders.errors import LakeConflict, LakeUnavailable
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -24,7 +24,7 @@ class Stopping(Exception):
 async def until_available(
     what: str, call: Callable[[], Awaitable[T]], *, note: Callable[[str | None], None], stop: asyncio.Event
 ) -> T:
-    """Calls until it does not raise Unavailable or LakeUnavailable any more; anything else is raised at once.
+    """Calls until it raises no Unavailable, LakeUnavailable or LakeConflict any more; all else is raised at once.
 
     Args:
         what: what is tried, for the log line.
@@ -53,7 +53,7 @@ async def until_available(
         raise Stopping(what)
 
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type((Unavailable, LakeUnavailable)),
+        retry=retry_if_exception_type((Unavailable, LakeUnavailable, LakeConflict)),
         wait=wait_exponential_jitter(multiplier=0.2, max=10),
         before_sleep=report,
         sleep=sleep,

@@ -117,16 +117,19 @@ def end_other_writers(catalog: Catalog, *, instance: str, wait_s: float = 10) ->
         How many sessions were ended.
 
     Raises:
-        LakeError, psycopg.Error: the catalog could not be asked.
-        TimeoutError: a session outlived `wait_s` seconds.
+        LakeUnavailable: the catalog did not answer, or a session outlived `wait_s` seconds.
+        LakeMisconfigured: the login was refused.
     """
-    with catalog.connect(application=f"{APPLICATION_PREFIX}takeover") as connection:
-        return end_sessions(
-            connection,
-            "application_name LIKE %s AND application_name <> ALL(%s)",
-            (f"{APPLICATION_PREFIX}w-%", [application_name(instance)]),
-            wait_s=wait_s,
-        )
+    try:
+        with catalog.connect(application=f"{APPLICATION_PREFIX}takeover") as connection:
+            return end_sessions(
+                connection,
+                "application_name LIKE %s AND application_name <> ALL(%s)",
+                (f"{APPLICATION_PREFIX}w-%", [application_name(instance)]),
+                wait_s=wait_s,
+            )
+    except (psycopg.OperationalError, TimeoutError) as error:
+        raise LakeUnavailable("postgresql", str(error)) from error
 
 
 def end_sessions(

@@ -53,6 +53,10 @@ class FollowUp(Protocol):
         """Notes that the staging tables of these streams changed."""
         ...
 
+    def load_behind(self, lake: Lake) -> None:
+        """Finds out from the lake what `changed` was not told. Raises LakeError."""
+        ...
+
     def due_in(self, *, idle: bool) -> float | None:
         """Seconds until `run` is due; None when there is nothing to do. `idle`: no work is waiting."""
         ...
@@ -149,7 +153,7 @@ class Writer:
             case _Call():
                 self._run_call(item)
             case Pending():
-                self._commit(self._begin(self._take(item)))
+                self._commit_or_refuse(self._begin(self._take(item)))
         if self._follow_up is not None and self._wait_s() == 0 and not self._closing:
             self._run_follow_up(self._follow_up)
 
@@ -218,6 +222,14 @@ class Writer:
                 item.future.set_exception(ClaimLost("the claim ended while the key waited for the writer"))
         return claimed
 
+    def _commit_or_refuse(self, claimed: Sequence[Pending]) -> None:
+        try:
+            self._commit(claimed)
+        except BaseException:
+            # The term ends; of a batch that was halved some may have their results already.
+            _fail([item for item in claimed if not item.future.done()], LakeFenced("the writer has ended"))
+            raise
+
     def _commit(self, claimed: Sequence[Pending]) -> None:
         if not claimed:
             return
@@ -227,8 +239,7 @@ class Writer:
         except StatementFailed as error:
             self._halve(claimed, error)
             return
-        except LakeFenced as error:
-            _fail(claimed, error)
+        except LakeFenced:
             raise
         except LakeError as error:
             self._drop_lake()
@@ -305,7 +316,17 @@ class Writer:
 
     def _opened(self) -> Lake:
         if self._lake is None:
-            self._lake = self._open_lake()
+            lake = self._open_lake()
+            try:
+                # A COMMIT whose outcome stayed unknown may have been applied: its keys come again as duplicates,
+                # which change nothing, so what it changed is found here.
+                if self._follow_up is not None:
+                    self._follow_up.load_behind(lake)
+            except BaseException:
+                lake.close()
+                raise
+            self._has_open_failures = False
+            self._lake = lake
         return self._lake
 
     def _drop_lake(self) -> None:

@@ -18,16 +18,17 @@ import psycopg
 from consumer.broker import Broker
 from consumer.connections import broker_config
 from consumer.embedded.identity import Tenant
+from consumer.errors import Unavailable
 from consumer.landing.compare import SALES_SELECT_LIST, compare_sales
 from consumer.landing.generate import Landing, LandingFile
 from consumer.landing.write import run_landing
-from consumer.objects import open_bucket
+from consumer.objects import Bucket, open_bucket
 from consumer.observer import newest_snapshot
 from consumer.settings import load_settings
 from feeders.arrow import pq
 from feeders.lake import Lake, LakeConfig, LakeError, StatementFailed
 from feeders.streams import StreamTable
-from tests.helpers import wait_until
+from tests.helpers import wait_until, wait_until_async
 from tests.lakes import definitions, lake_config, one
 
 LOADED_TIMEOUT_S = 120.0
@@ -89,11 +90,22 @@ class Bucketful:
         ) as bucket:
 
             async def put(key: str, body: bytes) -> None:
-                etag = await bucket.put(key, body)
+                etag = await wait_until_async(
+                    lambda: put_once(bucket, key, body), timeout_s=60, what="S3 to take a put"
+                )
+                assert etag is not None
                 self.overwrites += key in self.bodies
                 self.bodies[key], self.etags[key] = body, etag
 
             await run_landing(files, put, rate=rate)
+
+
+async def put_once(bucket: Bucket, key: str, body: bytes) -> str | None:
+    """Puts an object and returns its etag; None if S3 is away."""
+    try:
+        return await bucket.put(key, body)
+    except Unavailable:
+        return None
 
 
 def wait_until_loaded(bucketful: Bucketful, *, timeout_s: float = LOADED_TIMEOUT_S) -> None:

@@ -5,10 +5,11 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+from types import MappingProxyType
 
 import psutil
 
@@ -119,7 +120,12 @@ class ConsumerProcess:
 
 @contextmanager
 def consumer_process(
-    tenant: Tenant, log: Path, *, command: Sequence[str] = RUN, port: int | None = None, **settings: str
+    tenant: Tenant,
+    log: Path,
+    *,
+    command: Sequence[str] = RUN,
+    port: int | None = None,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Generator[ConsumerProcess]:
     """Runs the tenant's consumer for a `with` block, and kills what is left of it then.
 
@@ -128,10 +134,10 @@ def consumer_process(
         log: where its output goes.
         command: what Python runs; `lotus-lake run` if not given.
         port: of its HTTP pages, for the second consumer of a tenant.
-        **settings: more variables of its environment.
+        settings: more variables of its environment.
     """
     port = port or tenant.http_port
-    environment = inherited_environment() | tenant.env() | QUICK | {"LOTUS_HTTP_PORT": str(port)} | settings
+    environment = inherited_environment() | tenant.env() | QUICK | {"LOTUS_HTTP_PORT": str(port), **settings}
     process = ConsumerProcess(log, port, command, environment)
     try:
         yield process

@@ -58,7 +58,7 @@ def claims(tenant: Tenant) -> int:
 def test_sigterm_finishes_what_is_in_work_and_leaves_no_claim(bucketful: Bucketful, tmp_path: Path) -> None:
     tenant = bucketful.tenant
     with (
-        consumer_process(tenant, tmp_path / "first.log", LOTUS_ACK_WAIT_S="60") as first,
+        consumer_process(tenant, tmp_path / "first.log", settings={"LOTUS_ACK_WAIT_S": "60"}) as first,
         bucketful.landing_meanwhile(10, rate=10),
     ):
         wait_until(lambda: loaded_files(first) > 0, timeout_s=60, what="a first file to be loaded")
@@ -66,7 +66,7 @@ def test_sigterm_finishes_what_is_in_work_and_leaves_no_claim(bucketful: Bucketf
         # What it was given it has finished or given back: the next one need not wait until claims run out.
         assert claims(tenant) == 0, first.tail()
     assert '"left_unacked": 0' in first.log.read_text()
-    with consumer_process(tenant, tmp_path / "second.log", LOTUS_ACK_WAIT_S="60") as second:
+    with consumer_process(tenant, tmp_path / "second.log", settings={"LOTUS_ACK_WAIT_S": "60"}) as second:
         wait_until_loaded(bucketful, timeout_s=50)
         assert_exact(bucketful)
         assert second.terminate() == 0, second.tail()
@@ -83,7 +83,7 @@ def test_a_standby_pulls_nothing_and_takes_over_from_a_killed_writer(
     ):
         writer.wait_for("writer")
         with consumer_process(
-            tenant, tmp_path / "standby.log", port=second_port, LOTUS_SPOOL_DIR=spool
+            tenant, tmp_path / "standby.log", port=second_port, settings={"LOTUS_SPOOL_DIR": spool}
         ) as standby:
             standby.wait_for("standby")
             wait_until(lambda: loaded_files(writer) > 0, timeout_s=60, what="a first file to be loaded")
@@ -116,7 +116,7 @@ def test_a_stopped_writer_is_overtaken_and_commits_nothing_when_it_wakes(
         bucketful.land(3)
         wait_until(zombie.is_stopped, timeout_s=60, what="the writer to stop in mid-batch")
         with consumer_process(
-            tenant, tmp_path / "standby.log", port=second_port, LOTUS_SPOOL_DIR=spool
+            tenant, tmp_path / "standby.log", port=second_port, settings={"LOTUS_SPOOL_DIR": spool}
         ) as successor:
             successor.wait_for("writer")
             bucketful.land(3)
@@ -172,7 +172,7 @@ def test_the_tables_are_the_same_in_another_time_zone(stack: Stack, tenant: Tena
     for zone, place in (("UTC", tenant), ("Pacific/Auckland", stack.tenant(f"{tenant.name}z"))):
         bucketful = Bucketful(tenant=place, landing=Landing(seed=5, files=None, rows=(3, 12)))
         bucketful.land(14)
-        with consumer_process(place, tmp_path / f"{place.name}.log", TZ=zone) as consumer:
+        with consumer_process(place, tmp_path / f"{place.name}.log", settings={"TZ": zone}) as consumer:
             wait_until_loaded(bucketful)
             assert_exact(bucketful)
             assert consumer.terminate() == 0, consumer.tail()
