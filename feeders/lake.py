@@ -185,7 +185,7 @@ class Lake:
             attach(connection, self.config)
         except duckdb.Error as error:
             connection.close()
-            raise classify(error) from error
+            raise why_not_opened(error, self.config.catalog) from error
         except LakeError:
             connection.close()
             raise
@@ -304,6 +304,17 @@ def run(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[ob
         return connection.execute(sql, parameters).fetchall()
     except duckdb.Error as error:
         raise classify(error) from error
+
+
+def why_not_opened(error: duckdb.Error, catalog: Catalog) -> LakeError:
+    """Names the next move for an ATTACH that failed; of a login that was refused only PostgreSQL says it."""
+    found = classify(error)
+    if isinstance(found, LakeUnavailable) and found.dependency == "postgresql":
+        try:
+            catalog.connect(application=application_name("attach")).close()
+        except LakeError as reason:
+            return reason
+    return found
 
 
 _ABOUT_DATA = (
