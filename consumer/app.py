@@ -75,12 +75,14 @@ class Service:
         try:
             if not await self._or_stop(election.wait_for_lock(self.state.note)):
                 return
+            self.state.terms += 1
             term = Term(
                 settings=self.settings,
                 definitions=definitions,
                 metrics=self.metrics,
                 election=election,
-                instance=self.instance,
+                # A name of its own for each term: the last one's thread may still be inside DuckDB.
+                instance=f"{self.instance}-{self.state.terms}",
                 state=self.state,
                 stop=self._stop,
             )
@@ -109,7 +111,7 @@ class Service:
         return Health(ok=True, reason=self.state.role)
 
     def _ready(self) -> Health:
-        waiting = self.state.waiting_for
+        waiting = self.state.not_ready
         ok = waiting is None and self.state.role in ("writer", "standby")
         self.metrics.ready.set(1 if ok else 0)
         return Health(ok=ok, reason=waiting or self.state.role)

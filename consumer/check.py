@@ -8,17 +8,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import grpc.aio
+import psycopg
 
 from consumer.broker import Broker
 from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import Definitions, load_definitions
 from consumer.election import assert_exclusive, new_instance_name
-from consumer.errors import Misconfigured, NeedsMending, Unavailable
+from consumer.errors import LotusError, Misconfigured, NeedsMending, Unavailable
+from consumer.ingress.filer_tail import open_channel
 from consumer.settings import Settings
+from consumer.tailing import tail_config
 from feeders.apply import preview_ddl
+from feeders.catalog import newest_snapshot
 from feeders.ddl import DdlRefused
-from feeders.errors import LakeMisconfigured, LakeUnavailable
+from feeders.errors import LakeError, LakeMisconfigured, LakeUnavailable
 from feeders.lake import Lake
 from feeders.project import ProjectError
 
@@ -93,6 +96,9 @@ async def guarded(subject: str, check: Check) -> Finding:
         )
     except (Misconfigured, LakeMisconfigured) as error:
         return Finding(subject=subject, status="wrong", found=str(error), cure=error.hint)
+    except (LotusError, LakeError, psycopg.Error) as error:
+        found = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return Finding(subject=subject, status="wrong", found=found, cure="look into that server's log")
     except DdlRefused as error:
         return Finding(
             subject=subject, status="wrong", found=str(error), cure="mend ddl/ so that it fits the lake"
@@ -159,7 +165,7 @@ async def check_filer(settings: Settings) -> Finding:
     if not settings.filer_grpc:
         found = "LOTUS_FILER_GRPC is not set: no tail; new objects are found by the sweep at start only"
         return Finding(subject="filer", status="note", found=found)
-    async with grpc.aio.insecure_channel(settings.filer_grpc) as channel:
+    async with open_channel(tail_config(settings, settings.filer_grpc)) as channel:
         try:
             await asyncio.wait_for(channel.channel_ready(), timeout=5)
         except TimeoutError:
@@ -208,6 +214,16 @@ async def check_lock(settings: Settings) -> Finding:
 
 async def check_lake(settings: Settings, definitions: Definitions) -> Finding:
     """The lake opens, is ours, not newer than this program, and its tables fit the DDL."""
+
+    def exists() -> bool:
+        with settings.catalog.connect(application="lotus-lake:check") as connection:
+            return newest_snapshot(connection, settings.catalog) >= 0
+
+    if not await asyncio.to_thread(exists):
+        found = (
+            f"the catalog has no lake in schema {settings.catalog_schema} yet; `run` and `ddl apply` make it"
+        )
+        return Finding(subject="lake", status="note", found=found)
 
     def look() -> int:
         lake = Lake(settings.lake(new_instance_name().replace("w-", "c-", 1)))

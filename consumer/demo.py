@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -30,12 +30,12 @@ SALES_STREAMS = ("shopify.orders", "shopify.order_refunds")
 
 @dataclass(frozen=True, kw_only=True)
 class Put:
-    """One PUT of the landing, on the wall clock in seconds."""
+    """One PUT of the landing; when it was begun, on the wall clock in seconds."""
 
     stream: str
     tag: ObjectTag
     rows: int
-    finished_at: float
+    started_at: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,9 @@ class Report:
     put_to_fct_ms: tuple[float, ...]
     sample: tuple[Row, ...]
     seconds: float
+    dead_letters: int
+    versions_not_seen: int
+    consumer_status: int | None = None
 
     @property
     def rows_landed(self) -> int:
@@ -81,6 +84,8 @@ class Report:
             self.files_landed == self.files_loaded
             and all(each.rows_landed == each.rows_loaded for each in self.streams)
             and self.difference.equal
+            and self.dead_letters == 0
+            and self.consumer_status == 0
         )
 
     def as_json(self) -> dict[str, object]:
@@ -168,7 +173,7 @@ async def run_demo(
         observer.start()
         try:
             await land(tenant, UntilObjects(landing, files), rate=rate, puts=puts, on_landed=on_landed)
-            last = {put.tag[0]: put for put in sorted(puts, key=lambda put: put.finished_at)}
+            last = {put.tag[0]: put for put in sorted(puts, key=lambda put: put.started_at)}
             wanted = {put.tag for put in last.values()}
             deadline = time.monotonic() + LOAD_TIMEOUT_S
             while True:
@@ -189,9 +194,10 @@ async def run_demo(
                 await asyncio.sleep(0.05)
         finally:
             await asyncio.to_thread(observer.close)
-        return await asyncio.to_thread(
+        found = await asyncio.to_thread(
             report, settings, landing, puts, observer, len(wanted), len(loaded), time.monotonic() - started
         )
+    return replace(found, consumer_status=consumer.returncode)
 
 
 async def until_ready(tenant: Tenant, consumer: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -254,7 +260,7 @@ async def land(
                     stream=f"{done.source}.{done.stream}",
                     tag=(done.key, etags[done.key]),
                     rows=done.rows,
-                    finished_at=done.finished_at.timestamp(),
+                    started_at=done.started_at.timestamp(),
                 )
             )
             on_landed(done)
@@ -283,6 +289,7 @@ def report(
             stream: lake.query(f"SELECT count(*) FROM staging.{table_of(stream)}")[0][0]
             for stream in landing.totals()
         }
+        dead = lake.query("SELECT count(*) FROM meta.feeder_failures WHERE resolved_at IS NULL")[0][0]
     finally:
         lake.close()
     staging, fct = latencies(puts, observer)
@@ -307,15 +314,17 @@ def report(
         put_to_fct_ms=tuple(value for values in fct.values() for value in values),
         sample=tuple(sample),
         seconds=seconds,
+        dead_letters=dead,
+        versions_not_seen=sum(observer.seen(put.tag) is None for put in puts),
     )
 
 
 def latencies(
     puts: list[Put], observer: Observer
 ) -> tuple[Mapping[str, list[float]], Mapping[str, list[float]]]:
-    """Milliseconds from the end of each PUT until a reader saw it, by stream: in staging, and in fct_sales.
+    """Milliseconds from the start of each PUT until a reader saw it, by stream: in staging, and in fct_sales.
 
-    A version that was overwritten before it was read is in neither: nobody could have seen it.
+    A version that was overwritten before it was read is in neither, since nobody could see it: they are counted.
     """
     staging: dict[str, list[float]] = {}
     fct: dict[str, list[float]] = {}
@@ -323,9 +332,9 @@ def latencies(
         seen = observer.seen(put.tag)
         if seen is None:
             continue
-        staging.setdefault(put.stream, []).append(1000 * (seen.in_staging - put.finished_at))
+        staging.setdefault(put.stream, []).append(1000 * (seen.in_staging - put.started_at))
         if put.stream in SALES_STREAMS and seen.in_fct is not None:
-            fct.setdefault(put.stream, []).append(1000 * (seen.in_fct - put.finished_at))
+            fct.setdefault(put.stream, []).append(1000 * (seen.in_fct - put.started_at))
     return staging, fct
 
 

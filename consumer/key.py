@@ -34,10 +34,11 @@ Detail = Mapping[str, str | int | None]
 
 
 @dataclass(kw_only=True)
-class Timings:
-    """Seconds that a key spent in each stage."""
+class Trace:
+    """What one attempt at a key leaves behind: seconds in each stage, and the etag of what the GET brought."""
 
     stages: dict[str, float] = field(default_factory=dict[str, float])
+    etag: str | None = None
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
@@ -58,6 +59,7 @@ class Walked:
     reason: str | None = None
     detail: Detail = field(default_factory=dict[str, "str | int | None"])
     version: ObjectVersion | None = None
+    etag: str | None = None
     rows: int = 0
     rescued_rows: int = 0
     result: Result | None = None
@@ -75,7 +77,7 @@ class KeyWalk:
     writer: Writer
     reads: asyncio.Semaphore
 
-    async def walk(self, event: KeyEvent, *, is_claimed: Callable[[], bool], timings: Timings) -> Walked:
+    async def walk(self, event: KeyEvent, *, is_claimed: Callable[[], bool], trace: Trace) -> Walked:
         """Walks one claimed key. Raises nothing but CancelledError and what stops the process (LakeFenced)."""
         # 1. Which stream's key is it?
         route = self.streams.route(event.key) if event.bucket == self.bucket_name else None
@@ -83,43 +85,56 @@ class KeyWalk:
             return unrouted(event, self.bucket_name)
         stream = route.stream
         try:
-            async with AsyncExitStack() as held:
-                async with self.reads:
-                    # 2. One GET into the spool: the bytes and their etag, whatever the notification said.
-                    with timings.stage("get"):
-                        async with self.bucket.open(event.key) as answer:
-                            self._hold_size(answer)
-                            slot = await held.enter_async_context(self.spool.reserve(answer.size_bytes))
-                            version = await self._read(answer, event, slot.path)
-                    fault.point("got")
-                    # 3. The check: footer, limits, schema, and from it the load plan.
-                    with timings.stage("check"):
-                        plan = await asyncio.to_thread(self._check, slot.path, route, slot.work_dir)
-                    fault.point("checked")
-                # 4. The writer's transaction; this returns after its COMMIT.
-                try:
-                    return await self._write(load_of(event, route, version, plan), is_claimed, timings)
-                except StatementFailed:
-                    # It failed alone: a plan that reads every value loads what DuckDB can't, or names what is bad.
-                    with timings.stage("check"):
-                        plan = await asyncio.to_thread(
-                            self._check, slot.path, route, slot.work_dir, careful=True
-                        )
-                    return await self._write(load_of(event, route, version, plan), is_claimed, timings)
-        except NotFound:
-            return await self._gone(event, route, is_claimed, timings)
+            try:
+                return await self._load(event, route, is_claimed, trace)
+            except NotFound:
+                return await self._gone(event, route, is_claimed, trace)
         except BadFile as error:
-            return Walked(ending=Ending.POISON, stream=stream, reason=error.reason, detail=evidence(error))
-        except Unavailable as error:
             return Walked(
-                ending=Ending.UNAVAILABLE,
+                ending=Ending.POISON,
                 stream=stream,
-                reason=error.dependency,
-                detail={"error": str(error)},
+                reason=error.reason,
+                detail=evidence(error),
+                etag=trace.etag,
             )
+        except Unavailable as error:
+            return unavailable(stream, error.dependency, error)
+        except LakeUnavailable as error:
+            return unavailable(stream, error.dependency, error)
+        except (LakeConflict, LakeMisconfigured) as error:
+            return unavailable(stream, "lake", error)
         except StatementFailed as error:
+            reason = "over_memory" if error.kind == "OutOfMemoryException" else "unexpected"
             detail: Detail = {"kind": error.kind, "error": str(error)}
-            return Walked(ending=Ending.UNEXPECTED, stream=stream, reason="unexpected", detail=detail)
+            return Walked(
+                ending=Ending.UNEXPECTED, stream=stream, reason=reason, detail=detail, etag=trace.etag
+            )
+
+    async def _load(
+        self, event: KeyEvent, route: Route, is_claimed: Callable[[], bool], trace: Trace
+    ) -> Walked:
+        async with AsyncExitStack() as held:
+            async with self.reads:
+                # 2. One GET into the spool: the bytes and their etag, whatever the notification said.
+                with trace.stage("get"):
+                    async with self.bucket.open(event.key) as answer:
+                        trace.etag = answer.etag
+                        self._hold_size(answer)
+                        slot = await held.enter_async_context(self.spool.reserve(answer.size_bytes))
+                        version = await self._read(answer, event, slot.path)
+                fault.point("got")
+                # 3. The check: footer, limits, schema, and from it the load plan.
+                with trace.stage("check"):
+                    plan = await asyncio.to_thread(self._check, slot.path, route, slot.work_dir)
+                fault.point("checked")
+            # 4. The writer's transaction; this returns after its COMMIT.
+            try:
+                return await self._write(load_of(event, route, version, plan), is_claimed, trace)
+            except StatementFailed:
+                # It failed alone: a plan that reads every value loads what DuckDB can't, or names what is bad.
+                with trace.stage("check"):
+                    plan = await asyncio.to_thread(self._check, slot.path, route, slot.work_dir, careful=True)
+                return await self._write(load_of(event, route, version, plan), is_claimed, trace)
 
     def _hold_size(self, answer: Answer) -> None:
         """Refuses an object by its announced size, before room is made for it."""
@@ -144,26 +159,15 @@ class KeyWalk:
         footer = inspect(path, self.limits)
         return plan_load(path, footer, route.stream.columns, work_dir=work_dir, careful=careful)
 
-    async def _write(self, work: Load | Removal, is_claimed: Callable[[], bool], timings: Timings) -> Walked:
+    async def _write(self, work: Load | Removal, is_claimed: Callable[[], bool], trace: Trace) -> Walked:
         stream = work.stream
         try:
-            with timings.stage("write"):
+            with trace.stage("write"):
                 result = await self._submit(work, is_claimed)
         except ClaimLost as error:
             return Walked(ending=Ending.CLAIM_LOST, stream=stream, reason=str(error))
-        except LakeUnavailable as error:
-            return Walked(
-                ending=Ending.UNAVAILABLE,
-                stream=stream,
-                reason=error.dependency,
-                detail={"error": str(error)},
-            )
-        except (LakeConflict, LakeMisconfigured) as error:
-            return Walked(
-                ending=Ending.UNAVAILABLE, stream=stream, reason="lake", detail={"error": str(error)}
-            )
-        timings.stages["queue"] = result.queue_s
-        timings.stages["commit"] = result.commit_s
+        trace.stages["queue"] = result.queue_s
+        trace.stages["commit"] = result.commit_s
         return Walked(
             ending=ending_of(result.applied.outcome),
             stream=stream,
@@ -180,14 +184,14 @@ class KeyWalk:
         return result
 
     async def _gone(
-        self, event: KeyEvent, route: Route, is_claimed: Callable[[], bool], timings: Timings
+        self, event: KeyEvent, route: Route, is_claimed: Callable[[], bool], trace: Trace
     ) -> Walked:
         """The bucket has no such object: a removal, a race, or a notification that came too late."""
         match event.event:
             case "removed":
                 if route.stream.on_delete == "keep":
                     return Walked(ending=Ending.KEPT, stream=route.stream)
-                return await self._write(removal_of(event, route), is_claimed, timings)
+                return await self._write(removal_of(event, route), is_claimed, trace)
             case "created":
                 young = (datetime.now(UTC) - event.sent_at).total_seconds() < YOUNG_S
                 return Walked(
@@ -198,7 +202,9 @@ class KeyWalk:
 
 
 def unrouted(event: KeyEvent, bucket_name: str) -> Walked:
-    """A key that belongs to no stream, with what a person needs to see why."""
+    """A key that belongs to no stream, with what a person needs to see why; that it is gone is no trouble."""
+    if event.event == "removed":
+        return Walked(ending=Ending.ABSENT)
     if event.bucket != bucket_name:
         reason = f"the landing bucket is {bucket_name}"
     else:
@@ -206,6 +212,11 @@ def unrouted(event: KeyEvent, bucket_name: str) -> Walked:
     return Walked(
         ending=Ending.UNROUTED, reason="unrouted", detail={"expected": reason, "bucket": event.bucket}
     )
+
+
+def unavailable(stream: Stream, dependency: str, error: Exception) -> Walked:
+    """A dependency does not answer, or not yet: no fault of the key's."""
+    return Walked(ending=Ending.UNAVAILABLE, stream=stream, reason=dependency, detail={"error": str(error)})
 
 
 def load_of(event: KeyEvent, route: Route, version: ObjectVersion, plan: LoadPlan) -> Load:

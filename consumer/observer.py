@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from feeders.catalog import Catalog, in_schema
+from feeders.catalog import newest_snapshot
 from feeders.lake import Lake, LakeConfig, LakeError, StatementFailed
 
 POLL_S = 0.01
@@ -96,14 +96,3 @@ class Observer:
                 self._staging.setdefault((key, etag), (now, loaded_in))
             if fct[0][0] is not None and (not self._fct or self._fct[-1][1] < fct[0][0]):
                 self._fct.append((now, fct[0][0]))
-
-
-def newest_snapshot(connection: "psycopg.Connection[tuple[object, ...]]", catalog: Catalog) -> int:
-    """The newest snapshot's id; -1 before the lake exists."""
-    try:
-        row = connection.execute(
-            in_schema(catalog, "SELECT max(snapshot_id) FROM {schema}.ducklake_snapshot")
-        ).fetchone()
-    except psycopg.errors.UndefinedTable:
-        return -1
-    return row[0] if row and isinstance(row[0], int) else -1

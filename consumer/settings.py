@@ -26,6 +26,18 @@ def _no_slashes(value: object) -> object:
     return value.strip("/") if isinstance(value, str) else value
 
 
+def _closed(value: object) -> object:
+    """DuckLake puts names right behind its data path."""
+    return value.rstrip("/") + "/" if isinstance(value, str) else value
+
+
+def _no_pattern(value: object) -> object:
+    """read_parquet takes the spool's paths as patterns."""
+    if any(character in str(value) for character in "*?["):
+        raise ValueError(f"{value} has one of the characters * ? [, which DuckDB reads as a pattern")
+    return value
+
+
 class Settings(BaseSettings):
     """All settings of the service. The unit of a number stands in its name."""
 
@@ -69,7 +81,7 @@ class Settings(BaseSettings):
     landing_prefix: Annotated[str, BeforeValidator(_no_slashes)] = Field(
         "raw", description="Prefix of all streams in the landing bucket."
     )
-    lake_path: str = Field(
+    lake_path: Annotated[str, BeforeValidator(_closed)] = Field(
         "s3://lake/data/", pattern=r"^s3://[^/]+/.*", description="Where DuckLake keeps its data files."
     )
 
@@ -125,7 +137,7 @@ class Settings(BaseSettings):
     )
 
     project_dir: Path | None = Field(None, description="Folder with your own ddl/ and transforms/.")
-    spool_dir: Path = Field(
+    spool_dir: Annotated[Path, BeforeValidator(_no_pattern)] = Field(
         default_factory=lambda: Path(gettempdir()) / "lotus-lake-spool",
         description="Folder for objects that are being loaded.",
     )
@@ -140,6 +152,7 @@ class Settings(BaseSettings):
     ack_wait_s: float = Field(
         30.0,
         ge=4,
+        le=3600,
         description="A key that is not renewed this long is given to another worker; renewed at a quarter of it.",
     )
     drain_timeout_s: float = Field(
@@ -152,7 +165,10 @@ class Settings(BaseSettings):
         256 * MIB, ge=MIB, description="Bytes of files that one transaction takes at most."
     )
     commit_min_interval_ms: int = Field(
-        0, ge=0, description="Least time between two commits; saves objects and catalog rows in a trickle."
+        0,
+        ge=0,
+        le=60_000,
+        description="Least time between two commits; saves objects and catalog rows in a trickle.",
     )
     transform_max_delay_ms: int = Field(
         1000,

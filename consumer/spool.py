@@ -91,7 +91,7 @@ class Spool:
         for room that others hold, and they for his.
 
         Raises:
-            NeedsMending: the disk is full; also for what the block itself meets writing there.
+            NeedsMending: the disk is full, or the folder can't be used; also for what the block itself meets there.
         """
         await self._take(size_bytes)
         try:
@@ -100,10 +100,13 @@ class Spool:
                 work_dir = Path(mkdtemp(prefix=_PREFIX, dir=self.directory))
                 yield Slot(work_dir)
             except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
-                hint = f"free space on the disk of {self.directory}, or lower LOTUS_SPOOL_MAX_BYTES"
-                raise NeedsMending("spool", f"no space left in {self.directory}", hint=hint) from error
+                if error.errno is None:
+                    raise  # not of the system: what a library says of the file
+                hint = f"look at the disk and the rights of {self.directory}"
+                if error.errno in _NO_ROOM:
+                    hint = f"free space on the disk of {self.directory}, or lower LOTUS_SPOOL_MAX_BYTES"
+                what = f"{os.strerror(error.errno)} in {self.directory}"
+                raise NeedsMending("spool", what, hint=hint) from error
             finally:
                 if work_dir is not None:
                     shutil.rmtree(work_dir, ignore_errors=True)

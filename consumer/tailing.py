@@ -49,6 +49,28 @@ class TailReport:
         self._metrics.undecodable.labels(way="filer_tail").inc()
 
 
+def tail_config(settings: Settings, address: str) -> FilerTailConfig:
+    """What to follow at the filer, and how.
+
+    Raises:
+        Misconfigured: only a part of the TLS files is set.
+    """
+    files = (settings.filer_tls_ca, settings.filer_tls_cert, settings.filer_tls_key)
+    match files:
+        case (None, None, None):
+            tls = None
+        case (ca, cert, key) if ca and cert and key:
+            tls = FilerTls(ca_file=ca, cert_file=cert, key_file=key)
+        case _:
+            raise Misconfigured(
+                "mutual TLS with the filer needs three files",
+                hint="set all of LOTUS_FILER_TLS_CA, LOTUS_FILER_TLS_CERT and LOTUS_FILER_TLS_KEY, or none",
+            )
+    return FilerTailConfig(
+        address=address, bucket=settings.landing_bucket, prefix=settings.landing_prefix, tls=tls
+    )
+
+
 def make_filer_tail(
     settings: Settings,
     streams: StreamTable,
@@ -63,20 +85,7 @@ def make_filer_tail(
     """
     if not settings.filer_grpc:
         return None
-    files = (settings.filer_tls_ca, settings.filer_tls_cert, settings.filer_tls_key)
-    match files:
-        case (None, None, None):
-            tls = None
-        case (ca, cert, key) if ca and cert and key:
-            tls = FilerTls(ca_file=ca, cert_file=cert, key_file=key)
-        case _:
-            raise Misconfigured(
-                "mutual TLS with the filer needs three files",
-                hint="set all of LOTUS_FILER_TLS_CA, LOTUS_FILER_TLS_CERT and LOTUS_FILER_TLS_KEY, or none",
-            )
-    config = FilerTailConfig(
-        address=settings.filer_grpc, bucket=settings.landing_bucket, prefix=settings.landing_prefix, tls=tls
-    )
+    config = tail_config(settings, settings.filer_grpc)
 
     async def publish_routed(event: KeyEvent) -> bool:
         route = streams.route(event.key)

@@ -5,6 +5,7 @@ in work are finished under one deadline, then the writer stops, then the connect
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ log = structlog.get_logger()
 
 SWEEP_RETRY_S = 5.0
 PENDING_EVERY_S = 5.0
+LEAST_PATIENCE_S = 2.0
 
 
 @dataclass(kw_only=True)
@@ -51,11 +53,27 @@ class State:
     role: str = "starting"
     has_written: bool = False
     waiting_for: str | None = "starting"
-    details: dict[str, str] = field(default_factory=dict[str, str])
+    troubles: dict[str, str] = field(default_factory=dict[str, str])
+    terms: int = 0
+    drain_until: float = 0.0
 
     def note(self, reason: str | None) -> None:
         """Notes what is waited for; None when it came."""
         self.waiting_for = reason
+
+    def note_trouble(self, dependency: str, reason: str | None) -> None:
+        """Notes what a dependency gives as trouble at work; None when it works again."""
+        if reason is None:
+            self.troubles.pop(dependency, None)
+        else:
+            self.troubles[dependency] = reason
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why the service is not ready; None if it is."""
+        if self.waiting_for is not None:
+            return self.waiting_for
+        return next((f"{name}: {reason}" for name, reason in self.troubles.items()), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +128,8 @@ class Term:
             writer.start()
             held.push_async_callback(self._close_writer, writer)
             reader = LakeReader(lambda: Lake(settings.lake(self.instance.replace("w-", "r-", 1))))
-            held.callback(reader.close)
+            # In a thread: a query of the sweep may hold it.
+            held.push_async_callback(asyncio.to_thread, reader.close)
             walk = KeyWalk(
                 streams=definitions.streams,
                 bucket_name=settings.landing_bucket,
@@ -126,6 +145,8 @@ class Term:
                 walk=walk,
                 metrics=self.metrics,
                 term_lasts=lambda: self.election.is_held,
+                note_trouble=self.state.note_trouble,
+                repair=lambda: self._prepare(broker),
             )
             await self._work(broker, bucket, reader, writer, pool)
 
@@ -214,6 +235,7 @@ class Term:
         }
         self.state.role = "writer"
         self.state.waiting_for = None
+        self.state.troubles.clear()
         self.metrics.is_writer.set(1)
         try:
             await asyncio.wait({*ends, pulling, *ingress}, return_when=asyncio.FIRST_COMPLETED)
@@ -226,7 +248,10 @@ class Term:
             self.state.role = "draining"
             self.metrics.is_writer.set(0)
             await end([*ingress, pulling])
-            left = await pool.drain(self.settings.drain_timeout_s if self.election.is_held else 0.0)
+            # One deadline for all that is left: keys in work, then the writer's transaction.
+            patience_s = self.settings.drain_timeout_s if self.election.is_held else 0.0
+            self.state.drain_until = time.monotonic() + patience_s
+            left = await pool.drain(patience_s)
             log.info("drained", left_unacked=left)
             await end(ends)
         for task in (*ingress, pulling, *ends):
@@ -284,7 +309,8 @@ class Term:
             await asyncio.sleep(PENDING_EVERY_S)
 
     async def _close_writer(self, writer: Writer) -> None:
-        if not await asyncio.to_thread(writer.close, self.settings.drain_timeout_s):
+        patience_s = max(LEAST_PATIENCE_S, self.state.drain_until - time.monotonic())
+        if not await asyncio.to_thread(writer.close, patience_s):
             log.warning("the writer's transaction did not end in time; its keys come again")
 
     def _observe_models(self, runs: Sequence[ModelRun]) -> None:

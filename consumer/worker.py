@@ -1,36 +1,33 @@
 """The worker pool: claims keys, keeps the claims alive, walks the keys, and carries out their verdicts."""
 
 import asyncio
-import json
-import time
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from typing import assert_never
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import structlog
 
 from consumer.broker import Broker, Delivery
+from consumer.claims import Claim, KeyLocks
 from consumer.errors import BadKeyEvent, Unavailable
 from consumer.events import Identity, KeyEvent
-from consumer.key import KeyWalk, Timings, Walked
+from consumer.key import KeyWalk, Trace, Walked
+from consumer.logs import frames
 from consumer.metrics import Metrics
+from consumer.settle import Message, NoteTrouble, Settler
 from consumer.subjects import parse_key_subject
 from consumer.tasks import end
-from consumer.verdict import Dead, Done, Ending, Later, Policy, Verdict, decide_verdict, draw_jitter
+from consumer.verdict import Ending, Policy
 from feeders import fault
-from feeders.failures import Failure
-from feeders.lake import LakeError, LakeFenced
+from feeders.errors import LakeFenced
 from feeders.streams import StreamId
-from feeders.work import ClaimLost
 
 log = structlog.get_logger()
 
 FETCH_MOST = 64
 FETCH_WAIT_S = 5.0
-ATTEMPTS_KEPT = 100_000
+REPAIR_EVERY = 10
+"""After this many failures in a row the js_streams are set up again: the server's storage may be a new one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,81 +37,6 @@ class WorkerConfig:
     slots: int
     ack_wait_s: float
     policy: Policy = field(default_factory=Policy)
-
-
-class Claim:
-    """The exclusive right to process one key event, renewed at a quarter of `ack_wait_s` while in the block."""
-
-    def __init__(self, delivery: Delivery, ack_wait_s: float, *, term_lasts: Callable[[], bool]) -> None:
-        self._delivery = delivery
-        self._ack_wait_s = ack_wait_s
-        self._term_lasts = term_lasts
-        self._renewed_at = time.monotonic()
-
-    def is_held(self) -> bool:
-        """Says whether the queue has certainly not given the key to someone else. From any thread."""
-        return self._term_lasts() and time.monotonic() - self._renewed_at < self._ack_wait_s
-
-    @asynccontextmanager
-    async def renewed(self) -> AsyncGenerator[None]:
-        """Keeps renewing until the block ends."""
-        task = asyncio.create_task(self._renew())
-        try:
-            yield
-        finally:
-            await end([task])
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(self._ack_wait_s / 4)
-            asked_at = time.monotonic()
-            try:
-                await self._delivery.working()
-            except Unavailable:
-                continue  # the next try may come in time; if not, `is_held` turns false by itself
-            self._renewed_at = asked_at
-
-
-class Attempts:
-    """How often each key has ended the same way in a row; the oldest are forgotten beyond a bound."""
-
-    def __init__(self) -> None:
-        self._counts: OrderedDict[Identity, tuple[Ending, int]] = OrderedDict()
-
-    def count(self, identity: Identity, ending: Ending) -> int:
-        """Counts one more, and says how many it is."""
-        last, count = self._counts.pop(identity, (ending, 0))
-        count = count + 1 if last is ending else 1
-        self._counts[identity] = (ending, count)
-        if len(self._counts) > ATTEMPTS_KEPT:
-            self._counts.popitem(last=False)
-        return count
-
-    def forget(self, identity: Identity) -> None:
-        """The key has its last verdict."""
-        self._counts.pop(identity, None)
-
-
-class KeyLocks:
-    """One walk at a time for each key, so that of two versions the one read last is loaded last."""
-
-    def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-
-    @asynccontextmanager
-    async def held(self, key: str) -> AsyncGenerator[None]:
-        """Waits for the key's turn."""
-        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
-        self._locks[key] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[key]
-            if users == 1:
-                del self._locks[key]
-            else:
-                self._locks[key] = (lock, users - 1)
 
 
 class WorkerPool:
@@ -128,6 +50,8 @@ class WorkerPool:
         walk: KeyWalk,
         metrics: Metrics,
         term_lasts: Callable[[], bool],
+        note_trouble: NoteTrouble,
+        repair: Callable[[], Awaitable[None]],
     ) -> None:
         self._config = config
         self._broker = broker
@@ -136,7 +60,15 @@ class WorkerPool:
         self._term_lasts = term_lasts
         self._slots = asyncio.Semaphore(config.slots)
         self._locks = KeyLocks()
-        self._attempts = Attempts()
+        self._note_trouble = note_trouble
+        self._repair = repair
+        self._settler = Settler(
+            broker=broker,
+            writer=walk.writer,
+            metrics=metrics,
+            policy=config.policy,
+            note_trouble=note_trouble,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -168,12 +100,23 @@ class WorkerPool:
                 found = await self._claim(stream, 1, self._idle_wait_s)
                 while found and (more := await self._take_free_slots()):
                     found = await self._claim(stream, more, 0)
+                if failures:
+                    self._note_trouble("nats", None)
                 failures = 0
             except Unavailable as error:
                 failures += 1
-                if failures == 1:
-                    log.warning("queue unavailable", error=str(error))
-                await asyncio.sleep(min(10.0, 0.5 * 2.0 ** min(failures, 5)))
+                await self._wait_for_queue(stream, failures, error)
+
+    async def _wait_for_queue(self, stream: StreamId | None, failures: int, error: Unavailable) -> None:
+        self._note_trouble("nats", str(error))
+        if failures % REPAIR_EVERY == 1:
+            log.warning("queue unavailable", stream=str(stream), failures=failures, error=str(error))
+        if failures % REPAIR_EVERY == 0:
+            try:
+                await self._repair()
+            except Unavailable as again:
+                log.warning("queue not repaired", error=str(again))
+        await asyncio.sleep(min(10.0, 0.5 * 2.0 ** min(failures, 5)))
 
     @property
     def _idle_wait_s(self) -> float:
@@ -196,7 +139,7 @@ class WorkerPool:
             for _ in range(slots - len(deliveries)):
                 self._slots.release()
         for delivery in deliveries:
-            task = asyncio.create_task(self._work(delivery))
+            task = asyncio.create_task(self._work(delivery, stream))
             self._tasks.add(task)
             task.add_done_callback(self._worked)
         return len(deliveries)
@@ -211,147 +154,34 @@ class WorkerPool:
         if error is not None and not self.crashed.done():
             self.crashed.set_exception(error)
 
-    async def _work(self, delivery: Delivery) -> None:
-        """One message, from delivery to verdict carried out."""
+    async def _work(self, delivery: Delivery, stream: StreamId | None) -> None:
+        """One message of a stream's subscription, from delivery to verdict carried out."""
         fault.point("claimed")
         self._metrics.in_work.set(len(self._tasks))
-        timings = Timings()
+        trace = Trace()
         claim = Claim(delivery, self._config.ack_wait_s, term_lasts=self._term_lasts)
-        stream, identity = parse_key_subject(self._broker.config.namespace, delivery.subject)
-        event: KeyEvent | None = None
         try:
+            _, identity = parse_key_subject(self._broker.config.namespace, delivery.subject)
             event = KeyEvent.from_json(delivery.payload)
-        except BadKeyEvent as error:
+        except (ValueError, BadKeyEvent) as error:
+            # Anyone may publish; what is no key event is taken off the queue, with its evidence.
+            unread = Identity(hashlib.sha256(delivery.subject.encode()).hexdigest()[:32])
+            message = Message(delivery=delivery, stream=stream, identity=unread, event=None)
             walked = Walked(ending=Ending.UNDECODABLE, reason="undecodable", detail={"error": str(error)})
-            await self._conclude(delivery, stream, identity, None, walked, timings)
+            await self._settler.settle(message, walked, trace)
             return
+        message = Message(delivery=delivery, stream=stream, identity=identity, event=event)
         async with claim.renewed(), self._locks.held(event.key):
-            walked = await self._guarded(event, claim, timings)
-            await self._conclude(delivery, stream, identity, event, walked, timings)
+            walked = await self._guarded(event, claim, trace)
+            await self._settler.settle(message, walked, trace)
 
-    async def _guarded(self, event: KeyEvent, claim: Claim, timings: Timings) -> Walked:
+    async def _guarded(self, event: KeyEvent, claim: Claim, trace: Trace) -> Walked:
         try:
-            return await self._walk.walk(event, is_claimed=claim.is_held, timings=timings)
+            return await self._walk.walk(event, is_claimed=claim.is_held, trace=trace)
         except LakeFenced:
             raise
-        except Exception as error:
-            log.error("unexpected error", key=event.key, exc_info=error)
-            return Walked(
-                ending=Ending.UNEXPECTED,
-                reason="unexpected",
-                detail={"kind": type(error).__name__, "error": "see the log"},
-            )
-
-    async def _conclude(
-        self,
-        delivery: Delivery,
-        stream: StreamId | None,
-        identity: Identity,
-        event: KeyEvent | None,
-        walked: Walked,
-        timings: Timings,
-    ) -> None:
-        """Decides the verdict and carries it out; the evidence of a dead letter is written first."""
-        stream = walked.stream.id if walked.stream else stream
-        attempts = self._attempts.count(identity, walked.ending)
-        verdict = decide_verdict(
-            walked.ending, attempts=attempts, policy=self._config.policy, jitter=draw_jitter()
-        )
-        fault.point("settling")
-        try:
-            match verdict:
-                case Done():
-                    await delivery.done()
-                case Later(delay_s=delay_s):
-                    await delivery.later(delay_s)
-                case Dead():
-                    await self._bury(delivery, stream, event, walked, attempts)
-                case _:
-                    assert_never(verdict)
-        except (Unavailable, LakeError, ClaimLost) as error:
-            if isinstance(error, LakeFenced):
-                raise
-            # Not settled: the queue gives it again after ack_wait, and the ledger knows what was loaded.
-            log.warning("verdict not delivered", key=event.key if event else None, error=str(error))
-        else:
-            if not isinstance(verdict, Later):
-                self._attempts.forget(identity)
-        fault.point("settled")
-        self._report(stream, event, walked, verdict, attempts, timings)
-
-    async def _bury(
-        self,
-        delivery: Delivery,
-        stream: StreamId | None,
-        event: KeyEvent | None,
-        walked: Walked,
-        attempts: int,
-    ) -> None:
-        failure = Failure(
-            stream=stream,
-            bucket=event.bucket if event else None,
-            key=event.key if event else None,
-            etag=event.etag if event else None,
-            reason=walked.reason or walked.ending.value,
-            attempts=attempts,
-            detail=dict(walked.detail),
-        )
-        await asyncio.wrap_future(self._walk.writer.submit(failure))
-        fault.point("recorded")
-        announced = asdict(failure) | {
-            "stream": str(stream) if stream else None,
-            "schema": "lotus-lake.dead/1",
-        }
-        await self._broker.publish_dead(stream, json.dumps(announced).encode())
-        fault.point("announced")
-        await delivery.dead()
-
-    def _report(
-        self,
-        stream: StreamId | None,
-        event: KeyEvent | None,
-        walked: Walked,
-        verdict: Verdict,
-        attempts: int,
-        timings: Timings,
-    ) -> None:
-        """The one canonical log line of a message, and its metrics."""
-        labels = {
-            "source": stream.source if stream else "_unrouted",
-            "stream": stream.stream if stream else "_",
-        }
-        name = type(verdict).__name__.lower()
-        metrics = self._metrics
-        metrics.verdicts.labels(**labels, outcome=walked.ending.value, verdict=name).inc()
-        for stage, seconds in timings.stages.items():
-            metrics.stage_seconds.labels(stage=stage).observe(seconds)
-        if isinstance(verdict, Dead):
-            metrics.dead.labels(**labels, reason=walked.reason or walked.ending.value).inc()
-        if isinstance(verdict, Later):
-            metrics.retries.labels(cause=walked.reason or walked.ending.value).inc()
-        age_s = None
-        if walked.ending in (Ending.LOADED, Ending.REPLACED, Ending.REPLAYED):
-            metrics.files.labels(**labels).inc()
-            metrics.rows.labels(**labels).inc(walked.rows)
-            metrics.rescued.labels(**labels).inc(walked.rescued_rows)
-            if walked.version is not None and walked.version.last_modified is not None:
-                age_s = max(0.0, (datetime.now(UTC) - walked.version.last_modified).total_seconds())
-                metrics.put_to_staging.labels(**labels).observe(age_s)
-        if walked.result is not None:
-            metrics.batch_items.observe(walked.result.batch_items)
-        log.info(
-            "key",
-            key=event.key if event else None,
-            stream=str(stream) if stream else None,
-            verdict=name,
-            outcome=walked.ending.value,
-            reason=walked.reason,
-            detail=dict(walked.detail) or None,
-            etag=walked.version.etag if walked.version else None,
-            rows=walked.rows,
-            rescued_rows=walked.rescued_rows,
-            attempts=attempts,
-            found_by=event.found_by if event else None,
-            put_to_staging_s=round(age_s, 3) if age_s is not None else None,
-            **{f"{stage}_s": round(seconds, 4) for stage, seconds in timings.stages.items()},
-        )
+        except Exception as error:  # noqa: BLE001 - one key's bug must not stop the others
+            # Its text may quote a row's value: only where it was raised is logged.
+            log.error("unexpected error", key=event.key, kind=type(error).__name__, frames=frames(error))
+            detail = {"kind": type(error).__name__, "at": frames(error)[-1]}
+            return Walked(ending=Ending.UNEXPECTED, reason="unexpected", detail=detail)

@@ -19,6 +19,8 @@ KEEPALIVES = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
+    # Keepalives are silent while sent data are not acknowledged: milliseconds.
+    "tcp_user_timeout": 15_000,
 }
 APPLICATION_PREFIX = "lotus-lake:"
 
@@ -55,6 +57,7 @@ class Catalog:
                 keepalives_idle=KEEPALIVES["keepalives_idle"],
                 keepalives_interval=KEEPALIVES["keepalives_interval"],
                 keepalives_count=KEEPALIVES["keepalives_count"],
+                tcp_user_timeout=KEEPALIVES["tcp_user_timeout"],
             )
         except psycopg.OperationalError as error:
             raise classify_login(error) from error
@@ -154,3 +157,14 @@ def end_sessions(
             f"PostgreSQL sessions {left} did not end within {wait_s:g} s of pg_terminate_backend"
         )
     return len(rows)
+
+
+def newest_snapshot(connection: psycopg.Connection[tuple[Any, ...]], catalog: Catalog) -> int:
+    """The newest snapshot's id; -1 before the lake exists."""
+    try:
+        row = connection.execute(
+            in_schema(catalog, "SELECT max(snapshot_id) FROM {schema}.ducklake_snapshot")
+        ).fetchone()
+    except psycopg.errors.UndefinedTable:
+        return -1
+    return row[0] if row and isinstance(row[0], int) else -1

@@ -23,7 +23,7 @@ class LakeError(Exception):
 class LakeUnavailable(LakeError):
     """PostgreSQL or S3 does not answer; `dependency` says which one."""
 
-    def __init__(self, dependency: Literal["postgresql", "s3"], message: str) -> None:
+    def __init__(self, dependency: Literal["postgresql", "s3", "disk"], message: str) -> None:
         super().__init__(f"{dependency} does not answer: {message}")
         self.dependency = dependency
 

@@ -24,11 +24,12 @@ class Failure:
 
 def record_failure(transaction: Transaction, failure: Failure) -> None:
     """Writes one dead letter, and marks older ones of the same object as superseded by it."""
-    transaction.change(
-        "UPDATE meta.feeder_failures SET resolved_at = now(), resolution = 'superseded'"
-        " WHERE resolved_at IS NULL AND bucket IS NOT DISTINCT FROM ? AND key IS NOT DISTINCT FROM ?",
-        (failure.bucket, failure.key),
-    )
+    if failure.key is not None:
+        transaction.change(
+            "UPDATE meta.feeder_failures SET resolved_at = now(), resolution = 'superseded'"
+            " WHERE resolved_at IS NULL AND bucket IS NOT DISTINCT FROM ? AND key = ?",
+            (failure.bucket, failure.key),
+        )
     transaction.change(
         "INSERT INTO meta.feeder_failures (source, stream, bucket, key, etag, reason, detail, attempts, failed_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?::JSON, ?, now())",

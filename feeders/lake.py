@@ -331,8 +331,13 @@ _POSTGRES = re.compile(
     r"libpq|connection to server|server closed the connection|terminating connection"
     r"|could not connect(?! to server error for HTTP)"
     r"|no connection to the server|connection (is )?(closed|lost|reset)|SSL SYSCALL|the database system is"
-    r"|idle-in-transaction timeout|could not receive data|could not send data|too many clients",
+    r"|idle-in-transaction timeout|could not receive data|could not send data|too many clients"
+    # What PostgreSQL itself answers: a timeout, no more connections, a right that was taken away.
+    r"|\b(ERROR|FATAL):  ",
     re.IGNORECASE,
+)
+_DISK = re.compile(
+    r"No space left|Too many open files|Input/output error|Read-only file system|Failed to create directory"
 )
 _STORE = re.compile(r"\bHTTP\b|s3://|https?://|Could not establish connection|curl", re.IGNORECASE)
 
@@ -351,6 +356,8 @@ def classify(error: duckdb.Error) -> LakeError:
         isinstance(error, duckdb.IOException) and _STORE.search(text)
     ):
         return LakeUnavailable("s3", shown)
+    if _DISK.search(text):
+        return LakeUnavailable("disk", shown)
     if isinstance(error, duckdb.ConnectionException):
         return LakeUnavailable("postgresql", shown)
     return StatementFailed(type(error).__name__, without_values(str(error)))

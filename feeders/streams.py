@@ -184,6 +184,13 @@ def _landing(table: StagingTable, prefix: str) -> tuple[str, ...]:
         what = f"header 'landing' is {header.value!r}: an empty place or folder name in it"
         hint = "paths from the bucket's root, separated by commas: raw/shopify/orders, raw/shopify_v2/orders"
         raise SqlFileError(table.headers.path, what, line=header.line, hint=hint)
+    outside = [
+        place for place in places if prefix.strip("/") and not place.startswith(f"{prefix.strip('/')}/")
+    ]
+    if outside:
+        what = f"header 'landing' names {outside[0]!r}, which is not below the landing prefix {prefix!r}"
+        hint = "nothing listens there: move the place, or set LOTUS_LANDING_PREFIX to a prefix of all places"
+        raise SqlFileError(table.headers.path, what, line=header.line, hint=hint)
     return places
 
 

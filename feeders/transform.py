@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from feeders import fault
 from feeders.epoch import Epoch, require_epoch
-from feeders.lake import Lake, LakeConflict, Row, StatementFailed, Transaction
+from feeders.lake import Lake, LakeConflict, LakeError, Row, StatementFailed, Transaction
 from feeders.models import Model, below
 from feeders.streams import StreamId, StreamTable
 from feeders.types import quote_identifier
@@ -62,7 +62,7 @@ class Transforms:
 
     def changed(self, streams: Iterable[StreamId]) -> None:
         """Notes that the staging tables of these streams changed."""
-        if not self._behind:
+        if not self._behind - self._failing.keys():
             self._behind_since = time.monotonic()
         self._behind |= {
             model.name for model in below(self._models, [self._tables[stream] for stream in streams])
@@ -82,7 +82,10 @@ class Transforms:
         Raises:
             LakeError: nothing was committed; the models stay behind and are due again.
         """
-        wanted = [model for model in self._models if model.name in self._behind]
+        retry = time.monotonic() >= self._retry_at
+        wanted = [
+            m for m in self._models if m.name in self._behind and (retry or m.name not in self._failing)
+        ]
         failed: dict[str, StatementFailed] = {}
         while True:
             held_back = self._held_back(failed)
@@ -93,6 +96,16 @@ class Transforms:
                 failed[error.model.name] = error.error
         self._settle(wanted, failed)
         self._observe(runs)
+
+    def not_run(self, error: LakeError) -> None:
+        """Tells that a run was lost to an error of the lake; the models stay behind."""
+        self._observe(
+            [ModelRun(model=model.name, seconds=0.0, rows=0, error=str(error)) for model in self._waiting]
+        )
+
+    @property
+    def _waiting(self) -> list[Model]:
+        return [model for model in self._models if model.name in self._behind]
 
     def load_behind(self, lake: Lake) -> None:
         """Finds out at the start of a term which models are behind their inputs, or were changed, or never ran."""
@@ -125,13 +138,15 @@ class Transforms:
 
     def _settle(self, wanted: Iterable[Model], failed: Iterable[str]) -> None:
         held_back = self._held_back(failed)
-        self._behind -= {model.name for model in wanted} - held_back
-        now = time.monotonic()
-        delays = {
-            name: min(LONGEST_RETRY_S, 2 * self._failing.get(name, FIRST_RETRY_S / 2)) for name in held_back
-        }
-        self._failing = delays
-        self._retry_at = now + min(delays.values(), default=0.0)
+        tried = {model.name for model in wanted}
+        self._behind -= tried - held_back
+        self._behind |= held_back
+        was_failing, self._failing = self._failing, {n: d for n, d in self._failing.items() if n not in tried}
+        for name in held_back:
+            delay_s = was_failing.get(name, FIRST_RETRY_S / 2)
+            self._failing[name] = min(LONGEST_RETRY_S, 2 * delay_s if name in tried else delay_s)
+        if held_back or not self._failing:
+            self._retry_at = time.monotonic() + min(self._failing.values(), default=0.0)
 
     def _rebuild(
         self, models: Sequence[Model], failed: dict[str, StatementFailed], lake: Lake, epoch: Epoch

@@ -24,6 +24,7 @@ from feeders.work import Applied, ClaimCheck, ClaimLost, Load, Outcome, Result, 
 T = TypeVar("T")
 
 MAX_CONFLICTS = 5
+LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,10 @@ class FollowUp(Protocol):
         """Does it, in transactions of its own. Raises LakeError."""
         ...
 
+    def not_run(self, error: LakeError) -> None:
+        """Hears that `run` raised; it is called again after a while."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
@@ -100,6 +105,8 @@ class Writer:
         self._has_open_failures = False
         self._last_commit = 0.0
         self._retry_at = 0.0
+        self._lost_runs = 0
+        self._wake = threading.Event()
         self._closing = False
         self.ended: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="lake-writer", daemon=True)
@@ -127,6 +134,7 @@ class Writer:
     def close(self, timeout_s: float | None = None) -> bool:
         """Finishes what was submitted, then stops the thread. Returns whether it stopped in time."""
         self._queue.put(None)
+        self._wake.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -175,9 +183,7 @@ class Writer:
         return item
 
     def _take(self, first: Pending) -> list[Pending]:
-        pause = self._last_commit + self._limits.min_interval_s - time.monotonic()
-        if pause > 0 and not self._closing:
-            time.sleep(pause)
+        self._pause_between_commits()
         batch, keys = [first], {_key(first.work)}
         files, rows, size = 1, _rows(first.work), _bytes(first.work)
         while files < self._limits.files:
@@ -196,6 +202,19 @@ class Writer:
             keys.add(_key(item.work))
             files, rows, size = files + 1, rows + _rows(item.work), size + _bytes(item.work)
         return batch
+
+    def _pause_between_commits(self) -> None:
+        """Waits until the next commit is due; the models go on meanwhile, and `close` ends the wait."""
+        while not self._wake.is_set():
+            pause = self._last_commit + self._limits.min_interval_s - time.monotonic()
+            if pause <= 0:
+                return
+            due = self._follow_up.due_in(idle=True) if self._follow_up else None
+            wait = pause if due is None else min(pause, max(due, self._retry_at - time.monotonic()))
+            if wait <= 0 and self._follow_up is not None:
+                self._run_follow_up(self._follow_up)
+            else:
+                self._wake.wait(wait)
 
     def _run_call(self, call: _Call) -> None:
         if not call.future.set_running_or_notify_cancel():
@@ -309,10 +328,14 @@ class Writer:
             follow_up.run(self._opened(), self._epoch)
         except LakeFenced:
             raise
-        except LakeError:
-            # `run` has recorded it; staging is right, and the models catch up at the next try.
+        except LakeError as error:
+            # Staging is right, and the models catch up at a later try.
             self._drop_lake()
-            self._retry_at = time.monotonic() + 1.0
+            self._lost_runs += 1
+            self._retry_at = time.monotonic() + min(LONGEST_WAIT_S, 2.0 ** min(self._lost_runs, 10))
+            follow_up.not_run(error)
+        else:
+            self._lost_runs = 0
 
     def _opened(self) -> Lake:
         if self._lake is None:
@@ -322,6 +345,9 @@ class Writer:
                 # which change nothing, so what it changed is found here.
                 if self._follow_up is not None:
                     self._follow_up.load_behind(lake)
+            except StatementFailed as error:
+                lake.close()
+                raise LakeUnavailable("postgresql", f"the lake opened, but can't be read: {error}") from error
             except BaseException:
                 lake.close()
                 raise

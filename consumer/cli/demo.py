@@ -94,7 +94,9 @@ def land_and_compare(folder: Path, *, files: int, seed: int, rate: float) -> Rep
     except StackError as error:
         fail(str(error), WRONG_ENVIRONMENT)
     except (ConsumerDied, TimeoutError) as error:
-        fail(str(error), ANSWER_IS_NO)
+        typer.echo(f"error: {error}", err=True)
+        typer.echo(json.dumps({"ok": False, "error": str(error).splitlines()[0]}))
+        raise typer.Exit(ANSWER_IS_NO) from None
 
 
 def show(report: Report) -> None:
@@ -128,6 +130,14 @@ def show(report: Report) -> None:
         sales.add_row(*("" if value is None else str(value) for value in row))
     stdout.print(sales)
     typer.echo(report.difference.describe())
+    if report.versions_not_seen:
+        typer.echo(
+            f"{report.versions_not_seen} versions were overwritten before they were read, and are in no latency"
+        )
+    if report.dead_letters:
+        typer.echo(f"{report.dead_letters} dead letters, see meta.feeder_failures")
+    if report.consumer_status != 0:
+        typer.echo(f"the consumer ended with status {report.consumer_status} after SIGTERM")
 
 
 def milliseconds(value: float | None) -> str:

@@ -201,7 +201,7 @@ class FilerTail:
             client_supports_idle_heartbeat=True,
         )
         try:
-            async with self._channel() as channel:
+            async with open_channel(self._config) as channel:
                 call = channel.unary_stream(
                     _METHOD,
                     request_serializer=SubscribeMetadataRequest.SerializeToString,
@@ -283,22 +283,28 @@ class FilerTail:
                 await _until_available(partial(self._save_position, position), self._config.backoff_max_s)
                 self._saved_ns = position
 
-    def _channel(self) -> grpc.aio.Channel:
-        tls = self._config.tls
-        if tls is None:
-            return grpc.aio.insecure_channel(self._config.address, options=_OPTIONS)
-        try:
-            credentials = grpc.ssl_channel_credentials(
-                root_certificates=tls.ca_file.read_bytes(),
-                private_key=tls.key_file.read_bytes(),
-                certificate_chain=tls.cert_file.read_bytes(),
-            )
-        except OSError as error:
-            raise Misconfigured(
-                f"the filer's TLS files: {error}", hint="mend the paths of the CA, certificate and key files"
-            ) from error
-        override = (("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ()
-        return grpc.aio.secure_channel(self._config.address, credentials, options=(*_OPTIONS, *override))
+
+def open_channel(config: FilerTailConfig) -> grpc.aio.Channel:
+    """Opens the filer's gRPC, with mutual TLS if the configuration has it.
+
+    Raises:
+        Misconfigured: a TLS file can't be read.
+    """
+    tls = config.tls
+    if tls is None:
+        return grpc.aio.insecure_channel(config.address, options=_OPTIONS)
+    try:
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=tls.ca_file.read_bytes(),
+            private_key=tls.key_file.read_bytes(),
+            certificate_chain=tls.cert_file.read_bytes(),
+        )
+    except OSError as error:
+        raise Misconfigured(
+            f"the filer's TLS files: {error}", hint="mend the paths of the CA, certificate and key files"
+        ) from error
+    override = (("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ()
+    return grpc.aio.secure_channel(config.address, credentials, options=(*_OPTIONS, *override))
 
 
 async def _until_available(step: Callable[[], Awaitable[T]], backoff_max_s: float) -> T:

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from consumer.errors import Unavailable
+import structlog
+
+from consumer.errors import BadKeyEvent, Unavailable
 from consumer.events import KeyEvent
 from consumer.objects import Bucket, ListedObject
 from feeders import fault
@@ -19,6 +21,8 @@ from feeders.lake import LakeError
 from feeders.ledger import latest_states
 from feeders.reader import LakeReader, Queryable
 from feeders.streams import StreamId, StreamTable
+
+log = structlog.get_logger()
 
 PAGE = 1000
 WAIT_S = 0.5
@@ -86,18 +90,22 @@ class Sweep:
             if room[stream] <= 0:
                 await asyncio.sleep(WAIT_S)
         room[stream] -= 1
-        event = KeyEvent(
-            event="created",
-            bucket=self.bucket_name,
-            key=item.key,
-            etag=item.etag,
-            size=item.size_bytes,
-            mtime=item.last_modified.timestamp() if item.last_modified else None,
-            version_id=None,
-            found_by="sweep",
-            sent_at=datetime.now(UTC),
-            replay=None,
-        )
+        try:
+            event = KeyEvent(
+                event="created",
+                bucket=self.bucket_name,
+                key=item.key,
+                etag=item.etag or None,
+                size=item.size_bytes,
+                mtime=item.last_modified.timestamp() if item.last_modified else None,
+                version_id=None,
+                found_by="sweep",
+                sent_at=datetime.now(UTC),
+                replay=None,
+            )
+        except BadKeyEvent as error:
+            log.warning("an object that no key event can name", key=item.key[:1024], error=str(error))
+            return False
         fresh = await self.publish(event, stream)
         if fresh:
             self.found(stream)

@@ -1,0 +1,90 @@
+"""Claims on key events, the turns of each key, and how often each one was tried."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+from consumer.broker import Delivery
+from consumer.errors import Unavailable
+from consumer.events import Identity
+from consumer.tasks import end
+from consumer.verdict import Ending
+
+ATTEMPTS_KEPT = 100_000
+
+
+class Claim:
+    """The exclusive right to process one key event, renewed at a quarter of `ack_wait_s` while in the block."""
+
+    def __init__(self, delivery: Delivery, ack_wait_s: float, *, term_lasts: Callable[[], bool]) -> None:
+        self._delivery = delivery
+        self._ack_wait_s = ack_wait_s
+        self._term_lasts = term_lasts
+        self._renewed_at = time.monotonic()
+
+    def is_held(self) -> bool:
+        """Says whether the queue has certainly not given the key to someone else. From any thread."""
+        return self._term_lasts() and time.monotonic() - self._renewed_at < self._ack_wait_s
+
+    @asynccontextmanager
+    async def renewed(self) -> AsyncGenerator[None]:
+        """Keeps renewing until the block ends."""
+        task = asyncio.create_task(self._renew())
+        try:
+            yield
+        finally:
+            await end([task])
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._ack_wait_s / 4)
+            asked_at = time.monotonic()
+            try:
+                await self._delivery.working()
+            except Unavailable:
+                continue  # the next try may come in time; if not, `is_held` turns false by itself
+            self._renewed_at = asked_at
+
+
+class Attempts:
+    """How often each key has ended the same way in a row; the oldest are forgotten beyond a bound."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[Identity, tuple[Ending, int]] = OrderedDict()
+
+    def count(self, identity: Identity, ending: Ending) -> int:
+        """Counts one more, and says how many it is."""
+        last, count = self._counts.pop(identity, (ending, 0))
+        count = count + 1 if last is ending else 1
+        self._counts[identity] = (ending, count)
+        if len(self._counts) > ATTEMPTS_KEPT:
+            self._counts.popitem(last=False)
+        return count
+
+    def forget(self, identity: Identity) -> None:
+        """The key has its last verdict."""
+        self._counts.pop(identity, None)
+
+
+class KeyLocks:
+    """One walk at a time for each key, so that of two versions the one read last is loaded last."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def held(self, key: str) -> AsyncGenerator[None]:
+        """Waits for the key's turn."""
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = (lock, users - 1)

@@ -1,0 +1,198 @@
+"""Carries out a message's verdict: evidence first, then the word to the queue, then one log line."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import assert_never
+
+import structlog
+
+from consumer.broker import Broker, Delivery
+from consumer.claims import Attempts
+from consumer.errors import Unavailable
+from consumer.events import Identity, KeyEvent
+from consumer.key import Trace, Walked
+from consumer.metrics import Metrics
+from consumer.verdict import Dead, Done, Ending, Later, Policy, Verdict, decide_verdict, draw_jitter
+from feeders import fault
+from feeders.errors import LakeError, LakeFenced
+from feeders.failures import Failure
+from feeders.streams import StreamId
+from feeders.work import ClaimLost
+from feeders.writer import Writer
+
+log = structlog.get_logger()
+
+MOST_DETAIL_CHARACTERS = 500
+MOST_PAYLOAD_BYTES = 64 * 1024
+
+NoteTrouble = Callable[[str, str | None], None]
+"""Told that a dependency gives trouble and which, or None that it works again; for /readyz."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """What is known of a delivered message. `event` is None if it could not be read."""
+
+    delivery: Delivery
+    stream: StreamId | None
+    identity: Identity
+    event: KeyEvent | None
+
+
+class Settler:
+    """Decides and carries out verdicts for one term."""
+
+    def __init__(
+        self, *, broker: Broker, writer: Writer, metrics: Metrics, policy: Policy, note_trouble: NoteTrouble
+    ) -> None:
+        self._broker = broker
+        self._writer = writer
+        self._metrics = metrics
+        self._policy = policy
+        self._note_trouble = note_trouble
+        self._attempts = Attempts()
+
+    async def settle(self, message: Message, walked: Walked, trace: Trace) -> None:
+        """Gives a message its verdict.
+
+        A verdict that the queue or the lake did not take is no verdict: the message comes again after its
+        ack_wait, and the ledger knows what was loaded.
+
+        Raises:
+            LakeFenced: another process writes now.
+        """
+        stream = walked.stream.id if walked.stream else message.stream
+        attempts = self._attempts.count(message.identity, walked.ending)
+        verdict = decide_verdict(walked.ending, attempts=attempts, policy=self._policy, jitter=draw_jitter())
+        self._observe_dependencies(walked)
+        fault.point("settling")
+        try:
+            await self._carry_out(verdict, message, stream, walked, attempts)
+        except LakeFenced:
+            raise
+        except (Unavailable, LakeError, ClaimLost) as error:
+            key = message.event.key if message.event else None
+            log.warning("verdict not delivered", key=key, outcome=walked.ending.value, error=str(error))
+            return
+        fault.point("settled")
+        if not isinstance(verdict, Later):
+            self._attempts.forget(message.identity)
+        self._count(stream, walked, verdict, trace)
+        self._log(message, stream, walked, verdict, attempts, trace)
+
+    def _observe_dependencies(self, walked: Walked) -> None:
+        if walked.ending is Ending.UNAVAILABLE:
+            self._note_trouble(walked.reason or "unknown", str(walked.detail.get("error", walked.reason)))
+        elif walked.result is not None:
+            for dependency in ("s3", "spool", "disk", "postgresql", "lake"):
+                self._note_trouble(dependency, None)
+
+    async def _carry_out(
+        self, verdict: Verdict, message: Message, stream: StreamId | None, walked: Walked, attempts: int
+    ) -> None:
+        match verdict:
+            case Done():
+                await message.delivery.done()
+            case Later(delay_s=delay_s):
+                await message.delivery.later(delay_s)
+            case Dead():
+                await self._bury(message, stream, walked, attempts)
+            case _:
+                assert_never(verdict)
+
+    async def _bury(self, message: Message, stream: StreamId | None, walked: Walked, attempts: int) -> None:
+        """Records the dead letter in the lake, announces it, and takes the message off the queue."""
+        event = message.event
+        failure = Failure(
+            stream=stream,
+            bucket=event.bucket if event else None,
+            key=event.key if event else None,
+            # Of the object that was judged; the event's may be another version's.
+            etag=walked.etag or (event.etag if event else None),
+            reason=walked.reason or walked.ending.value,
+            attempts=attempts,
+            detail={name: _cut(value) for name, value in walked.detail.items()},
+        )
+        await asyncio.wrap_future(self._writer.submit(failure))
+        fault.point("recorded")
+        announced: dict[str, object] = {"schema": "lotus-lake.dead/1", **asdict(failure)}
+        announced["stream"] = str(stream) if stream else None
+        if event is None:
+            payload = message.delivery.payload[:MOST_PAYLOAD_BYTES]
+            announced |= {
+                "subject": message.delivery.subject,
+                "payload_base64": base64.b64encode(payload).decode(),
+            }
+        await self._broker.publish_dead(stream, json.dumps(announced).encode())
+        fault.point("announced")
+        await message.delivery.dead()
+
+    def _count(self, stream: StreamId | None, walked: Walked, verdict: Verdict, trace: Trace) -> None:
+        labels = _labels(stream)
+        metrics, reason = self._metrics, walked.reason or walked.ending.value
+        metrics.verdicts.labels(**labels, outcome=walked.ending.value, verdict=_name(verdict)).inc()
+        for stage, seconds in trace.stages.items():
+            metrics.stage_seconds.labels(stage=stage).observe(seconds)
+        if isinstance(verdict, Dead):
+            metrics.dead.labels(**labels, reason=reason).inc()
+        if isinstance(verdict, Later):
+            metrics.retries.labels(cause=reason).inc()
+        if walked.ending in (Ending.LOADED, Ending.REPLACED, Ending.REPLAYED):
+            metrics.files.labels(**labels).inc()
+            metrics.rows.labels(**labels).inc(walked.rows)
+            metrics.rescued.labels(**labels).inc(walked.rescued_rows)
+            if (age_s := _age_s(walked)) is not None:
+                metrics.put_to_staging.labels(**labels).observe(age_s)
+        if walked.result is not None:
+            metrics.batch_items.observe(walked.result.batch_items)
+
+    def _log(
+        self,
+        message: Message,
+        stream: StreamId | None,
+        walked: Walked,
+        verdict: Verdict,
+        attempts: int,
+        trace: Trace,
+    ) -> None:
+        """The one canonical log line of a message."""
+        age_s = _age_s(walked)
+        log.info(
+            "key",
+            key=message.event.key if message.event else None,
+            stream=str(stream) if stream else None,
+            verdict=_name(verdict),
+            outcome=walked.ending.value,
+            reason=walked.reason,
+            detail={name: _cut(value) for name, value in walked.detail.items()} or None,
+            etag=walked.version.etag if walked.version else walked.etag,
+            rows=walked.rows,
+            rescued_rows=walked.rescued_rows,
+            attempts=attempts,
+            found_by=message.event.found_by if message.event else None,
+            put_to_staging_s=round(age_s, 3) if age_s is not None else None,
+            **{f"{stage}_s": round(seconds, 4) for stage, seconds in trace.stages.items()},
+        )
+
+
+def _name(verdict: Verdict) -> str:
+    return type(verdict).__name__.lower()
+
+
+def _labels(stream: StreamId | None) -> dict[str, str]:
+    return {"source": stream.source if stream else "_unrouted", "stream": stream.stream if stream else "_"}
+
+
+def _age_s(walked: Walked) -> float | None:
+    if walked.version is None or walked.version.last_modified is None or walked.result is None:
+        return None
+    return max(0.0, (datetime.now(UTC) - walked.version.last_modified).total_seconds())
+
+
+def _cut(value: str | int | None) -> str | int | None:
+    """A name in a hostile file may be megabytes long."""
+    return value[:MOST_DETAIL_CHARACTERS] if isinstance(value, str) else value
