@@ -68,7 +68,7 @@ def test_six_deaths(tenant: Tenant, tmp_path: Path) -> None:
     assert bucketful.overwrites >= 2, "take a seed whose landing overwrites"
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_a_death_at_each_point(tenant: Tenant, tmp_path: Path, seed: int) -> None:
     """Run by `make faults`: all points in an order of the seed, some at a later pass."""
     dice = random.Random(seed)
