@@ -79,6 +79,14 @@ class ConsumerProcess:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the consumer did not end in {timeout_s} s:\n{self.tail()}") from None
 
+    def ends_within(self, seconds: float) -> bool:
+        """Waits so long for its end; says whether it came."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def terminate(self) -> int:
         """Ends it by SIGTERM; returns the exit status."""
         self._process.send_signal(SIGTERM)

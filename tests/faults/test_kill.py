@@ -17,8 +17,9 @@ import feeders
 from consumer.embedded.identity import Tenant
 from consumer.landing.generate import Landing
 from feeders.fault import POINTS
+from tests.helpers import wait_until
 from tests.landed import Bucketful, assert_exact, wait_until_loaded
-from tests.processes import consumer_process
+from tests.processes import ConsumerProcess, consumer_process
 
 ARMED = str(Path(__file__).with_name("armed.py"))
 BROKEN_KEY = "raw/shopify/orders/year=2026/month=07/day=04/broken {}.parquet"
@@ -90,14 +91,15 @@ def die_at(
     bucketful.land(1)  # the first sweep has something to find
     for number, death in enumerate(deaths):
         log = folder / f"{number} {death}.log"
-        with (
-            consumer_process(tenant, log, command=death.command) as dying,
-            bucketful.landing_meanwhile(FILES_A_DEATH, rate=4),
-        ):
+        with consumer_process(tenant, log, command=death.command) as dying:
             if death.point in OF_DEAD_LETTERS:
                 bucketful.put(BROKEN_KEY.format(number), b"no Parquet", broken=True)
-            status = dying.wait_for_end(timeout_s=90)
-            assert status == -SIGKILL, f"{death}: ended with {status}\n{dying.tail()}"
+            bucketful.land(FILES_A_DEATH, rate=4)
+            # A batch takes all that is ready: a second one needs files that come later.
+            wait_until(
+                lambda dying=dying: dies_or_gets_more(dying, bucketful), timeout_s=120, what=str(death)
+            )
+            assert dying.status() == -SIGKILL, f"{death}: ended with {dying.status()}\n{dying.tail()}"
     with consumer_process(tenant, folder / "last.log") as survivor:
         try:
             wait_until_loaded(bucketful)
@@ -107,6 +109,14 @@ def die_at(
         assert_exact(bucketful)
         assert survivor.terminate() == 0, survivor.tail()
     return bucketful
+
+
+def dies_or_gets_more(dying: ConsumerProcess, bucketful: Bucketful) -> bool:
+    """Waits a while for the end, then lands one more file."""
+    if dying.ends_within(10):
+        return True
+    bucketful.land(1)
+    return False
 
 
 def test_points_are_known() -> None:
