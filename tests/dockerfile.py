@@ -18,7 +18,7 @@ import signal
 import string
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,8 +172,15 @@ def copy_context(checkout: Path, context: Path) -> None:
 def own(folder: Path) -> None:
     """Gives a tree to the normal user."""
     if os.geteuid() == 0:
-        for path in (folder, *folder.rglob("*")):
+        for path in everything(folder):
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+
+
+def everything(folder: Path) -> Iterator[str]:
+    """The paths of a file, or of a folder and all below it."""
+    yield str(folder)
+    for parent, folders, files in os.walk(folder):
+        yield from (f"{parent}/{name}" for name in (*folders, *files))
 
 
 class _Stage:
@@ -272,11 +279,11 @@ class _Stage:
         place = self.image.inside(target) if target.startswith("/") else self.image.workdir / target
         for name in sources:
             source = origin / name.lstrip("/")
-            if source.is_dir():
-                shutil.copytree(source, place, symlinks=True, dirs_exist_ok=True)
+            into = place / source.name if source.is_file() and target.endswith("/") else place
+            into.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():  # links are copies enough: no step writes to another stage's files
+                shutil.copytree(source, into, symlinks=True, dirs_exist_ok=True, copy_function=os.link)
             else:
-                into = place / source.name if target.endswith("/") else place
-                into.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, into)
+            own(place)
         self.image.owners[target] = step.flags.get("chown", "0")
-        own(self.image.root)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from consumer.embedded.identity import Tenant
-from tests.dockerfile import Image, build, own, parse
+from tests.dockerfile import Image, build, everything, own, parse
 from tests.helpers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,9 @@ loaded = connection.execute("SELECT extension_name FROM duckdb_extensions() WHER
 print(sorted({name for (name,) in loaded} & set(EXTENSIONS)))
 """
 
-pytestmark = pytest.mark.timeout(300)  # the libraries come from the package index
+pytestmark = pytest.mark.timeout(
+    600
+)  # the libraries come from the package index; a busy machine takes minutes
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def image() -> Iterator[Image]:
 def make_read_only(image: Image) -> None:
     """As with a read-only root file system: only the volumes can be written."""
     writable = {image.inside(volume) for volume in image.volumes}
-    for path in (image.root, *image.root.rglob("*")):
+    for path in map(Path, everything(image.root)):
         if path not in writable and not path.is_symlink():
             path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
     image.home.chmod(0o555)
@@ -100,6 +102,7 @@ def test_the_service_runs_is_found_well_and_ends_by_its_stop_signal(image: Image
                 timeout_s=60,
                 what="the service to be ready",
             )
+            assert process.poll() is None, f"the service ended by itself: {process.communicate()[0]}"
             status, output = image.run(*image.healthcheck, env=env)
             assert status == 0, output
             process.send_signal(signal.Signals[image.stop_signal])
