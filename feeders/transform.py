@@ -244,16 +244,33 @@ def write_cursors(transaction: Transaction, models: Sequence[Model], *, snapshot
 
 
 def write_error(transaction: Transaction, model: Model, error: StatementFailed) -> None:
-    """Notes why a model is held back; since when is kept from the first failure on."""
-    known = transaction.query("SELECT input FROM meta.transform_cursors WHERE model = ?", (model.name,))
-    missing = [each.table for each in model.inputs if (each.table,) not in known]
-    if missing:
-        transaction.change(
-            "INSERT INTO meta.transform_cursors (model, input, snapshot_id, model_hash, updated_at)"
-            " SELECT ?, unnest(?), NULL, ?, now()",
-            (model.name, missing, model.sql_hash),
+    """Notes why a model is held back; since when is kept from the first failure on.
+
+    One DELETE and one INSERT: an UPDATE of rows that this transaction inserted makes DuckLake remove their file
+    at once, which the loader must not.
+    """
+    known: dict[str, tuple[int | None, str | None, object, object]] = {
+        name: (snapshot, model_hash, updated_at, since)
+        for name, snapshot, model_hash, updated_at, since in transaction.query(
+            "SELECT input, snapshot_id, model_hash, updated_at::VARCHAR, error_since::VARCHAR"
+            " FROM meta.transform_cursors WHERE model = ?",
+            (model.name,),
         )
+    }
+    never = (None, model.sql_hash, None, None)
+    rows = [(table, *known.get(table, never)) for table in (each.table for each in model.inputs)]
+    transaction.change("DELETE FROM meta.transform_cursors WHERE model = ?", (model.name,))
     transaction.change(
-        "UPDATE meta.transform_cursors SET error = ?, error_since = coalesce(error_since, now()) WHERE model = ?",
-        (str(error), model.name),
+        "INSERT INTO meta.transform_cursors (model, input, snapshot_id, model_hash, updated_at, error, error_since)"
+        " SELECT ?, unnest(?), unnest(?::BIGINT[]), unnest(?), coalesce(unnest(?::TIMESTAMPTZ[]), now()), ?,"
+        " coalesce(unnest(?::TIMESTAMPTZ[]), now())",
+        (
+            model.name,
+            [row[0] for row in rows],
+            [row[1] for row in rows],
+            [row[2] for row in rows],
+            [row[3] for row in rows],
+            str(error),
+            [row[4] for row in rows],
+        ),
     )
