@@ -7,7 +7,7 @@ in work are finished under one deadline, then the writer stops, then the connect
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
 
@@ -42,7 +42,7 @@ from feeders.writer import Writer
 log = structlog.get_logger()
 
 SWEEP_RETRY_S = 5.0
-PENDING_EVERY_S = 5.0
+LOOK_EVERY_S = 5.0
 LEAST_PATIENCE_S = 2.0
 
 
@@ -222,7 +222,7 @@ class Term:
 
         ingress = [
             asyncio.create_task(self._sweep(broker, bucket, reader, publish), name="sweep"),
-            asyncio.create_task(self._count_pending(broker), name="pending"),
+            asyncio.create_task(self._look_around(broker, bucket), name="look around"),
         ]
         tail = make_filer_tail(self.settings, self.definitions.streams, broker, publish, self.metrics)
         if tail is not None:
@@ -298,15 +298,20 @@ class Term:
         )
         log.info("swept", listed=swept.listed, published=swept.published)
 
-    async def _count_pending(self, broker: Broker) -> None:
-        """Keeps the gauges of the queue up to date."""
+    async def _look_around(self, broker: Broker, bucket: Bucket) -> None:
+        """Keeps the queue's gauges and /readyz up to date; a catalog that is away ends the term by itself."""
         while True:
-            for stream in (*(each.id for each in self.definitions.streams), None):
-                with suppress(Unavailable):
+            try:
+                for stream in (*(each.id for each in self.definitions.streams), None):
                     waiting, claimed = await broker.pending(stream)
                     labels = (stream.source, stream.stream) if stream else ("_unrouted", "_")
                     self.metrics.pending.labels(*labels).set(waiting + claimed)
-            await asyncio.sleep(PENDING_EVERY_S)
+                await bucket.exists()
+            except Unavailable as error:
+                self.state.note(str(error))
+            else:
+                self.state.note(None)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _close_writer(self, writer: Writer) -> None:
         patience_s = max(LEAST_PATIENCE_S, self.state.drain_until - time.monotonic())

@@ -112,7 +112,8 @@ def test_a_stopped_writer_is_overtaken_and_commits_nothing_when_it_wakes(
     tenant = bucketful.tenant
     command = (ARMED, "SIGSTOP", "committing", "1", "cursors written")
     spool = str(tmp_path / "spool")
-    with consumer_process(tenant, tmp_path / "zombie.log", command=command) as zombie:
+    quick = {"LOTUS_LOCK_TIMEOUT_S": "3"}
+    with consumer_process(tenant, tmp_path / "zombie.log", command=command, settings=quick) as zombie:
         bucketful.land(3)
         wait_until(zombie.is_stopped, timeout_s=60, what="the writer to stop in mid-batch")
         with consumer_process(

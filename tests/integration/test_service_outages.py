@@ -45,6 +45,11 @@ def test_a_restart_under_load_is_survived(
             server.restart()
         else:
             server.kill()
+            wait_until(
+                lambda: (said := consumer.ready())[0] == 503 and REASONS[name] in said[1],
+                timeout_s=60,
+                what=f"/readyz to blame {name}",
+            )
             server.start()
         bucketful.land(4)
         wait_until_loaded(bucketful)
