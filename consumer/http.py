@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from consumer.errors import Misconfigured
+
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
@@ -28,7 +30,7 @@ async def serve(
     """Serves the three pages until the block ends; gives the port that is bound.
 
     Raises:
-        OSError: the address can't be bound.
+        Misconfigured: the address can't be bound.
     """
 
     async def metrics(_: web.Request) -> web.Response:
@@ -57,7 +59,13 @@ async def serve(
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            raise Misconfigured(
+                f"{host}:{port} can't be bound for /metrics and the probes: {error.strerror or error}",
+                hint="choose another LOTUS_HTTP_PORT (0 takes a free one) or LOTUS_HTTP_HOST",
+            ) from error
         addresses = runner.addresses
         yield int(addresses[0][1])
     finally:
