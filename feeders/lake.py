@@ -324,6 +324,8 @@ _ABOUT_DATA = (
     duckdb.ParserException,
     duckdb.ConstraintException,
 )
+_ABOUT_SQL = (duckdb.BinderException, duckdb.CatalogException)
+"""Raised before any row is read: the names that these quote are what a person needs."""
 _CONFLICT = re.compile(
     r"transaction conflict|write-write conflict|conflict on (update|tuple|commit)", re.IGNORECASE
 )
@@ -360,4 +362,6 @@ def classify(error: duckdb.Error) -> LakeError:
         return LakeUnavailable("disk", shown)
     if isinstance(error, duckdb.ConnectionException):
         return LakeUnavailable("postgresql", shown)
+    if isinstance(error, _ABOUT_SQL):
+        return StatementFailed(type(error).__name__, str(error).strip().split("\n", 1)[0][:300])
     return StatementFailed(type(error).__name__, without_values(str(error)))

@@ -114,6 +114,11 @@ def test_sql_that_is_wrong_is_the_statement_s_fault(connection: duckdb.DuckDBPyC
         assert found.kind == kind
 
 
+def test_the_name_that_is_wrong_in_a_model_is_shown(connection: duckdb.DuckDBPyConnection) -> None:
+    found = error_of(connection, "CREATE TABLE t (a INTEGER)", "SELECT financial_statue FROM t")
+    assert "financial_statue" in str(found)
+
+
 def test_a_broken_parquet_file_is_the_statement_s_fault(
     connection: duckdb.DuckDBPyConnection, tmp_path: Path
 ) -> None:
