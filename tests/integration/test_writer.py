@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
+import feeders.writer
 from consumer.embedded.identity import Tenant
 from consumer.landing.compare import SALES_SELECT_LIST, compare_sales
 from consumer.landing.generate import Landing
+from feeders.lake import Lake
 from feeders.transform import Transforms
 from feeders.work import Outcome
 from feeders.writer import BatchLimits, Writer
@@ -34,4 +38,31 @@ def test_a_landing_ends_in_staging_exactly_and_in_the_expected_sales(tenant: Ten
     found = reader.query(f"SELECT {SALES_SELECT_LIST} FROM main.fct_sales")
     difference = compare_sales(expected, found)
     assert difference.equal, difference.describe()
+    reader.close()
+
+
+def test_a_duckdb_that_made_many_commits_is_replaced_when_no_work_waits(
+    tenant: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeders.writer, "REOPEN_AFTER_COMMITS", 2)
+    defined = definitions()
+    lake = open_lake(tenant)
+    epoch = start_term(lake, defined)
+    opened: list[Lake] = []
+
+    def open_another() -> Lake:
+        opened.append(open_lake(tenant))
+        return opened[-1]
+
+    writer = Writer(open_another, epoch=epoch, limits=BatchLimits(), lake=lake)
+    writer.start()
+    landing = Landing(seed=8, files=5)
+    for file in landing:
+        # One commit each: the next file comes when the last one is loaded.
+        writer.submit(load_of(file, defined, folder=tmp_path)).result(timeout=60)
+    assert writer.close(timeout_s=60)
+    assert len(opened) == 2
+    reader = open_lake(tenant, instance="r-test")
+    loaded = sum(count(reader, stream.qualified_table) for stream in defined.streams)
+    assert loaded == sum(landing.rows_expected(stream.id) for stream in defined.streams)
     reader.close()
