@@ -36,8 +36,8 @@ class Account:
 class Program:
     """What to run, and as whom.
 
-    `needs` are paths with the access (os.R_OK, …) that `account` must have to them. The signal of `stop_by`
-    is also what the kernel sends when the supervisor ends without a word.
+    `needs` are paths with the access (os.R_OK, …) that `account` must have to them. The kernel sends
+    the death signal of `stop_by`, or else its signal, when the supervisor ends without a word.
     """
 
     argv: tuple[str, ...]
@@ -72,7 +72,7 @@ class Launcher:
         order: launch.Order = {
             "argv": list(what.argv),
             "parent": os.getpid(),
-            "death_signal": what.stop_by.signal,
+            "death_signal": what.stop_by.death_signal or what.stop_by.signal,
             "uid": what.account.uid if what.account else None,
             "gid": what.account.gid if what.account else None,
             "needs": [{"path": str(path), "mode": mode} for path, mode in what.needs],

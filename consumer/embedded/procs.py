@@ -28,10 +28,11 @@ class ProcessId:
 
 @dataclass(frozen=True, kw_only=True)
 class StopBy:
-    """How a program is asked to stop, and for how long before it is killed."""
+    """How a program is asked to stop, for how long before it is killed, and what ends it with its supervisor."""
 
     signal: signal.Signals
     timeout_s: float
+    death_signal: signal.Signals | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,9 @@ REGION = "us-east-1"
 
 # On SIGTERM the filer waits 15 s for its gRPC streams to end, and its own subscriptions to itself are among
 # them, so they never do. A kill loses no object (measured), only the last minute of the filer's event log,
-# which a sweep makes up for. `stop(timeout_s=30)` waits for all of it.
-STOP_BY = StopBy(signal=signal.SIGTERM, timeout_s=1)
+# which a sweep makes up for. `stop(timeout_s=30)` waits for all of it. Without a supervisor nobody kills it, and
+# some were seen waiting for ever after a SIGTERM: so the kernel does it at once.
+STOP_BY = StopBy(signal=signal.SIGTERM, timeout_s=1, death_signal=signal.SIGKILL)
 
 # weed looks for its settings in the working folder, in ~/.seaweedfs and in /etc/seaweedfs. Each file that it
 # could find is written here, so that no other installation's settings reach this one. One volume a bucket and
