@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 
 from consumer.embedded.errors import StackError
 
@@ -30,9 +31,9 @@ class ProcessId:
 class StopBy:
     """How a program is asked to stop, for how long before it is killed, and what ends it with its supervisor."""
 
-    signal: signal.Signals
+    signal: Signals
     timeout_s: float
-    death_signal: signal.Signals | None = None
+    death_signal: Signals | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
