@@ -50,6 +50,7 @@ class Running:
         lake = Lake(config)
         self.epoch = start_term(lake, self.defined)
         transforms = Transforms(self.defined.models, self.defined.streams, max_delay_s=0.2)
+        transforms.load_behind(lake)
         self.writer = Writer(
             lambda: Lake(config), epoch=self.epoch, limits=BatchLimits(), follow_up=transforms, lake=lake
         )
