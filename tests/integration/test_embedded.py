@@ -449,18 +449,18 @@ def test_a_second_supervisor_is_refused(stack: Stack) -> None:
 def test_after_a_kill_of_the_supervisor_its_servers_end(own_stack: Stack) -> None:
     own_stack.stop()
     pids = _start_and_kill_supervisor(own_stack.folder)
-    for name in ("nats", "postgres"):  # weed takes its time: the next start need not wait for it
-        wait_until(lambda pid=pids[name]: procs.identify(pid) is None, what=f"the end of {name}")
+    for name, number in pids.items():
+        wait_until(lambda pid=number: procs.identify(pid) is None, what=f"the end of {name}")
     own_stack.start()
-    assert procs.identify(pids["weed"]) is None
 
 
 def test_left_over_servers_are_ended_even_if_they_cannot_hear(own_stack: Stack) -> None:
     own_stack.stop()
     pids = _start_and_kill_supervisor(own_stack.folder, pause_servers=True)
+    del pids["weed"]  # the kernel kills it at once, which nobody can fail to hear
     assert all(procs.identify(pid) for pid in pids.values())
     own_stack.start()
-    assert {notice.split()[0] for notice in own_stack.notices} == set(pids)
+    assert {notice.split()[0] for notice in own_stack.notices} >= set(pids)
     assert not any(procs.identify(pid) for pid in pids.values())
 
 
