@@ -16,7 +16,7 @@ from consumer.logs import frames
 from consumer.metrics import Metrics
 from consumer.settle import Message, NoteTrouble, Settler
 from consumer.subjects import parse_key_subject
-from consumer.tasks import end
+from consumer.tasks import end, run_together
 from consumer.verdict import Ending, Policy
 from feeders import fault
 from feeders.errors import LakeFenced
@@ -75,10 +75,7 @@ class WorkerPool:
     async def run(self) -> None:
         """Pulls until cancelled. Raises what no key can be blamed for (LakeFenced)."""
         streams: list[StreamId | None] = [stream.id for stream in self._walk.streams]
-        async with asyncio.TaskGroup() as group:
-            for stream in (*streams, None):
-                group.create_task(self._pull(stream))
-            group.create_task(self._watch())
+        await run_together([*(self._pull(stream) for stream in (*streams, None)), self._watch()])
 
     async def _watch(self) -> None:
         await asyncio.shield(self.crashed)

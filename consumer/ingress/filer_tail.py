@@ -23,6 +23,7 @@ from consumer.errors import Misconfigured, Unavailable, Undecodable
 from consumer.events import KeyEvent
 from consumer.ingress.filer_pb2 import SubscribeMetadataRequest, SubscribeMetadataResponse
 from consumer.ingress.seaweedfs import BUCKETS, decode_logged
+from consumer.tasks import end, run_together
 
 T = TypeVar("T")
 
@@ -138,6 +139,7 @@ class FilerTail:
         self._stored_ns = 0
         self._saved_ns = 0
         self._caught_up_at: datetime | None = None
+        self._stores: set[asyncio.Task[None]] = set()
         # In the order of the log; its bound is the back-pressure on the filer.
         self._window: asyncio.Queue[tuple[int, list[asyncio.Task[None]]]] = asyncio.Queue(
             config.max_in_flight
@@ -161,19 +163,16 @@ class FilerTail:
         """
         await self._find_position()
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._confirm())
-                group.create_task(self._save())
-                await self._reconnect_for_ever(group)
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
-        raise AssertionError("the group ends by an exception only")
+            await run_together([self._confirm(), self._save(), self._reconnect_for_ever()])
+        finally:
+            await end(self._stores)
+        raise AssertionError("none of the three returns")
 
-    async def _reconnect_for_ever(self, group: asyncio.TaskGroup) -> NoReturn:
+    async def _reconnect_for_ever(self) -> NoReturn:
         attempt = 0
         while True:
             before = self._seen_ns
-            reason = await self._follow(group)
+            reason = await self._follow()
             self._observe.disconnected(reason)
             attempt = 0 if self._seen_ns > before else attempt + 1
             await asyncio.sleep(_backoff_s(attempt, self._config.backoff_max_s))
@@ -187,7 +186,7 @@ class FilerTail:
         # A clock that was set back must not leave us waiting for the future.
         self._received_ns = self._stored_ns = self._saved_ns = min(position, time.time_ns())
 
-    async def _follow(self, group: asyncio.TaskGroup) -> str:
+    async def _follow(self) -> str:
         """Read the log over one connection; return why it ended."""
         self._epoch += 1
         request = SubscribeMetadataRequest(
@@ -207,16 +206,14 @@ class FilerTail:
                     request_serializer=SubscribeMetadataRequest.SerializeToString,
                     response_deserializer=SubscribeMetadataResponse.FromString,
                 )(request)
-                await self._read(cast("AsyncIterable[SubscribeMetadataResponse]", call), group)
+                await self._read(cast("AsyncIterable[SubscribeMetadataResponse]", call))
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
         except TimeoutError:
             return f"not a word for {self._config.silence_s:g} s"
         return "the filer ended the stream"
 
-    async def _read(
-        self, responses: AsyncIterable[SubscribeMetadataResponse], group: asyncio.TaskGroup
-    ) -> None:
+    async def _read(self, responses: AsyncIterable[SubscribeMetadataResponse]) -> None:
         is_first = True
         async with asyncio.timeout(self._config.silence_s) as silence:
             async for response in responses:
@@ -226,10 +223,10 @@ class FilerTail:
                 # Waiting for NATS is not the filer's silence.
                 silence.reschedule(None)
                 for record in (response, *response.events):
-                    await self._take(record, group)
+                    await self._take(record)
                 silence.reschedule(asyncio.get_running_loop().time() + self._config.silence_s)
 
-    async def _take(self, record: SubscribeMetadataResponse, group: asyncio.TaskGroup) -> None:
+    async def _take(self, record: SubscribeMetadataResponse) -> None:
         if not record.ts_ns:
             return  # how far the filer's log is on its disk
         self._seen_ns = max(self._seen_ns, record.ts_ns)
@@ -252,7 +249,7 @@ class FilerTail:
         await self._advance(
             record.ts_ns,
             [
-                group.create_task(self._store(event, record.ts_ns))
+                self._start_store(event, record.ts_ns)
                 for event in events
                 if event.bucket == self._config.bucket and event.key.startswith(self._config.key_prefix)
             ],
@@ -261,6 +258,13 @@ class FilerTail:
     async def _advance(self, ts_ns: int, tasks: list[asyncio.Task[None]]) -> None:
         self._received_ns = max(self._received_ns, ts_ns)
         await self._window.put((ts_ns, tasks))
+
+    def _start_store(self, event: KeyEvent, ts_ns: int) -> asyncio.Task[None]:
+        """Begins to publish an event; `_confirm` waits for it and raises what it raised."""
+        task = asyncio.create_task(self._store(event, ts_ns))
+        self._stores.add(task)
+        task.add_done_callback(self._stores.discard)
+        return task
 
     async def _store(self, event: KeyEvent, ts_ns: int) -> None:
         is_new = await _until_available(partial(self._publish, event), self._config.backoff_max_s)
