@@ -32,7 +32,7 @@ demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was
 	@$(BIN)/lotus-lake demo --files $(FILES) --seed $(SEED)
 
 test: $(STAMP) ## Run the tests on real servers (at most 10 minutes)
-	$(BIN)/pytest tests --ignore=tests/benchmarks
+	$(BIN)/pytest tests --ignore=tests/benchmarks -n 2 --dist loadfile
 
 faults: $(STAMP) ## Kill -9 at each step of the walk, in ten runs (RUNS=10, about two minutes each)
 	$(BIN)/pytest tests/faults --kill-runs=$(RUNS) -p no:cacheprovider

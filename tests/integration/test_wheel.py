@@ -112,6 +112,8 @@ def test_it_says_what_it_can_do(installed: Installed) -> None:
 
 
 def test_it_checks_a_real_lake_with_the_sql_in_the_wheel(installed: Installed, tenant: Tenant) -> None:
+    made = installed.run("lotus-lake", "ddl", "apply", env=tenant.env())
+    assert made.returncode == 0, made.stdout + made.stderr
     done = installed.run("lotus-lake", "check", "--json", env=tenant.env())
     assert done.returncode == 0, done.stdout + done.stderr
     findings = {each["subject"]: each["found"] for each in json.loads(done.stdout)}

@@ -229,8 +229,16 @@ async def test_a_full_disk_waits_for_someone_to_mend_it(tmp_path: Path, number: 
         assert (spool.used_bytes, entries(tmp_path)) == (0, [])
 
 
-async def test_another_error_of_the_disk_passes_through(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EROFS, errno.EACCES])
+async def test_trouble_of_the_disk_is_no_files_fault(tmp_path: Path, number: int) -> None:
     with Spool(tmp_path, 100) as spool:
-        with pytest.raises(OSError, match="Input/output"):
-            await fail_in(spool, OSError(errno.EIO, os.strerror(errno.EIO)))
+        with pytest.raises(NeedsMending, match="look at the disk"):
+            await fail_in(spool, OSError(number, os.strerror(number)))
+        assert entries(tmp_path) == []
+
+
+async def test_what_a_library_says_of_a_file_passes_through(tmp_path: Path) -> None:
+    with Spool(tmp_path, 100) as spool:
+        with pytest.raises(OSError, match="Couldn't deserialize thrift"):
+            await fail_in(spool, OSError("Couldn't deserialize thrift"))
         assert entries(tmp_path) == []
