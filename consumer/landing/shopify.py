@@ -81,7 +81,7 @@ def refund_row(shop: Shop) -> Row:
     """Refunds something, or settles, extends or moves a refund, and pictures it.
 
     A refund without an order has a refund id of its own, and never comes again: whether an order-less version
-    supersedes an older one is a question that models.md leaves open, so nothing here depends on the answer.
+    supersedes an older one is an open question of the models, so nothing here depends on the answer.
     """
     dice = shop.dice
     order_id: int | None = None
