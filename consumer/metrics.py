@@ -73,13 +73,16 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "lotus_lake_stage_seconds",
-            "Where does the time of a key go?",
+            "Where does the time of a key go? get, check and write; write is made of queue and commit.",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
         )
         self.batch_items = Histogram(
-            "lotus_lake_batch_items", "How many keys share a commit?", buckets=SIZES, registry=registry
+            "lotus_lake_batch_items",
+            "With how many keys does a key share its commit?",
+            buckets=SIZES,
+            registry=registry,
         )
         self.transform_seconds = Histogram(
             "lotus_lake_transform_seconds",

@@ -17,7 +17,10 @@ COLOURS = {"ok": "green", "note": "yellow", "unreachable": "red", "wrong": "red"
 
 
 def check(
-    *, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON array of the lines on standard output.")
+    ] = False,
 ) -> None:
     """Look at every dependency and every fact that the service needs; changes nothing but missing js_streams."""
     with errors_shown():
@@ -36,8 +39,9 @@ async def collect(settings: Settings, *, show: bool) -> list[Finding]:
         if show:
             colour = COLOURS[finding.status]
             console.print(
-                f"[{colour}]{finding.status:<11}[/] {escape(finding.subject):<14} {escape(finding.found)}"
+                f"[{colour}]{finding.status:<11}[/] {escape(finding.subject):<14} {escape(finding.found)}",
+                soft_wrap=True,
             )
             if finding.cure:
-                console.print(f"{'':<26} → {escape(finding.cure)}")
+                console.print(f"{'':<26} → {escape(finding.cure)}", soft_wrap=True)
     return findings

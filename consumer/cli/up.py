@@ -1,7 +1,9 @@
 """`lotus-lake up`: the whole system in one folder, in the foreground."""
 
 import asyncio
+import shlex
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -19,6 +21,8 @@ from feeders.lake import split_endpoint
 
 TENANT = "lake"
 CONNECT_SQL = "connect.sql"
+CONSUMER_ENV = "consumer.env"
+LANDER_ENV = "lander.env"
 
 
 def up(
@@ -43,6 +47,8 @@ def up(
             for notice in stack.notices:
                 typer.echo(f"note: {notice}", err=True)
             write_connect_sql(tenant, directory / CONNECT_SQL)
+            write_environment(tenant.env(), directory / CONSUMER_ENV)
+            write_environment(lander_environment(tenant), directory / LANDER_ENV)
             typer.echo(describe(tenant, directory))
             asyncio.run(run_consumer(tenant))
     except KeyboardInterrupt:
@@ -73,6 +79,8 @@ metrics       http://127.0.0.1:{tenant.http_port}/metrics   (/livez, /readyz)
 
 Land something:        lotus-lake land --dir {directory} --files 20
 Look with a DuckDB shell:  duckdb -init {directory / CONNECT_SQL}   (holds secrets; only you can read it)
+Check it:                  set -a; . {directory / CONSUMER_ENV}; set +a; lotus-lake check
+Land files of your own:    set -a; . {directory / LANDER_ENV}; set +a; aws s3 cp FILE s3://{tenant.landing_bucket}/raw/…
 Ctrl-C stops all; the data stay.
 """
 
@@ -98,6 +106,22 @@ USE lakehouse.main;
 """
     path.touch(mode=0o600)
     path.write_text(text)
+
+
+def write_environment(variables: Mapping[str, str], path: Path) -> None:
+    """Writes variables for a shell to read in. Mode 0600: they hold secrets."""
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()))
+
+
+def lander_environment(tenant: Tenant) -> dict[str, str]:
+    """What any S3 client needs to write to the landing bucket as Airbyte does."""
+    return {
+        "AWS_ENDPOINT_URL": tenant.endpoints.s3_url,
+        "AWS_ACCESS_KEY_ID": tenant.lander.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": tenant.lander.secret_access_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
 
 
 def quote_literal(text: str) -> str:
