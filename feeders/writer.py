@@ -27,7 +27,7 @@ MAX_CONFLICTS = 5
 REOPEN_AFTER_COMMITS = 1000
 """A DuckDB instance keeps 0.05 to 0.1 MiB for each commit, and gives all of it back when it is closed
 (docs/performance.md); opening another takes a quarter of a second, so it is done when no work waits."""
-LONGEST_WAIT_S = 60.0
+LONGEST_WAIT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,7 +339,7 @@ class Writer:
             # Staging is right, and the models catch up at a later try.
             self._drop_lake()
             self._lost_runs += 1
-            self._retry_at = time.monotonic() + min(LONGEST_WAIT_S, 2.0 ** min(self._lost_runs, 10))
+            self._retry_at = time.monotonic() + min(LONGEST_WAIT_S, 2.0 ** min(self._lost_runs - 1, 10))
             follow_up.not_run(error)
         else:
             self._lost_runs = 0

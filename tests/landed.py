@@ -187,6 +187,9 @@ def what_lacks(lake: Lake, wanted: set[tuple[str, str]], broken: set[str]) -> st
     dead = {key for (key,) in lake.query("SELECT key FROM meta.feeder_failures WHERE resolved_at IS NULL")}
     if broken - dead:
         return f"dead letters of {broken - dead}"
+    ran = {model for (model,) in lake.query("SELECT DISTINCT model FROM meta.transform_cursors")}
+    if never := {model.name for model in definitions().models} - ran:
+        return f"models that never ran: {sorted(never)}"
     behind = lake.query(
         "SELECT model FROM meta.transform_cursors JOIN meta.feeder_cursors AS moved"
         " ON input = 'staging.stg_' || source || '__' || stream WHERE moved.files > 0"
