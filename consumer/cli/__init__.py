@@ -3,6 +3,9 @@
 Exit codes: 0 done; 1 it ran and the answer is no; 2 wrong usage or settings; 3 wrong environment.
 """
 
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
 import typer
 
 from consumer.cli import ddl, transform
@@ -15,6 +18,25 @@ from consumer.cli.up import up
 app = typer.Typer(
     name="lotus-lake", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version and ends."""
+    if wanted:
+        typer.echo(f"lotus-lake {installed_version('lotus-lake')}")
+        raise typer.Exit
+
+
+@app.callback()
+def lotus_lake(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=show_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turns Parquet objects that land in S3 into fresh, exact tables."""
+
+
 app.command()(run)
 app.command()(up)
 app.command()(land)

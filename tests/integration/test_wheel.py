@@ -111,6 +111,12 @@ def test_it_says_what_it_can_do(installed: Installed) -> None:
     assert "check" in done.stdout
 
 
+def test_it_says_its_version(installed: Installed) -> None:
+    done = installed.run("lotus-lake", "--version")
+    assert done.returncode == 0, done.stderr
+    assert f"-{done.stdout.split()[1]}-" in installed.wheel.name
+
+
 def test_it_checks_a_real_lake_with_the_sql_in_the_wheel(installed: Installed, tenant: Tenant) -> None:
     made = installed.run("lotus-lake", "ddl", "apply", env=tenant.env())
     assert made.returncode == 0, made.stdout + made.stderr
