@@ -8,6 +8,7 @@ from urllib.parse import unquote_plus
 
 from consumer.errors import BadKeyEvent, Undecodable
 from consumer.events import KeyEvent
+from consumer.ingress.versions import known_version, split_version
 
 FOUND_BY = "s3_event"
 _CREATED = ("ObjectCreated:",)
@@ -54,9 +55,11 @@ def _event(value: object, *, now: datetime) -> KeyEvent | None:
             key = unquote_plus(key, errors="strict")
         except UnicodeDecodeError:
             raise Undecodable("S3 event: s3.object.key is not form-encoded UTF-8") from None
+    # A forwarder of SeaweedFS may name the version's entry; no stream has keys like that.
+    key, entry_version = split_version(key)
     etag = item.get("eTag", item.get("etag"))
     size = item.get("size")
-    version_id = item.get("versionId")
+    version_id = item.get("versionId", entry_version)
     try:
         return KeyEvent(
             event=kind,
@@ -65,7 +68,9 @@ def _event(value: object, *, now: datetime) -> KeyEvent | None:
             # An empty text is how forwarders write "none".
             etag=_text("s3.object.eTag", etag).strip('"') or None if etag is not None else None,
             size=_whole("s3.object.size", size) if size is not None else None,
-            version_id=_text("s3.object.versionId", version_id) or None if version_id is not None else None,
+            version_id=known_version(_text("s3.object.versionId", version_id))
+            if version_id is not None
+            else None,
             found_by=FOUND_BY,
             sent_at=now,
         )

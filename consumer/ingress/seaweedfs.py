@@ -15,12 +15,12 @@ from google.protobuf.message import DecodeError
 from consumer.errors import BadKeyEvent, Undecodable
 from consumer.events import KeyEvent
 from consumer.ingress.filer_pb2 import Entry, EventNotification, FileChunk
+from consumer.ingress.versions import known_version, split_version
 
 BUCKETS = "/buckets/"
 _ETAG = "Seaweed-X-Amz-ETag"
 _VERSION_ID = "Seaweed-X-Amz-Version-Id"
 _DELETE_MARKER = "Seaweed-X-Amz-Delete-Marker"
-_VERSIONS = ".versions/v_"
 
 
 def decode_notification(payload: bytes, *, path: str, found_by: str, now: datetime) -> tuple[KeyEvent, ...]:
@@ -82,7 +82,7 @@ def _events(change: EventNotification, *, path: str, found_by: str, now: datetim
 
 
 def _is_only_metadata(path: str, old: Entry, new: Entry) -> bool:
-    if _VERSIONS in path:
+    if split_version(path)[1] is not None:
         return True  # a stored version never changes; only which one is the latest does
     return (_etag(old), _size(old), _mtime(old)) == (_etag(new), _size(new), _mtime(new))
 
@@ -98,12 +98,21 @@ def _event(
         return None
     version_id = _text(entry.extended.get(_VERSION_ID, b""))
     if version_id is not None:
-        stem, mark, _ = key.rpartition(_VERSIONS)
-        key = stem if mark else key
-        if _text(entry.extended.get(_DELETE_MARKER, b"")) == "true":
-            # The marker's own end brings the object back, its beginning hides it.
-            event = "removed" if event == "created" else "created"
-            return KeyEvent(event=event, bucket=bucket, key=key, found_by=found_by, sent_at=now)
+        # Without the attribute it is an object that is really called so.
+        key, _ = split_version(key)
+    version_id = known_version(version_id)
+    if _text(entry.extended.get(_DELETE_MARKER, b"")) == "true":
+        # The marker's own end brings the object back, its beginning hides it. Its id and time are in the event
+        # because a second marker must not be taken for the first one while that is in work.
+        return KeyEvent(
+            event="removed" if event == "created" else "created",
+            bucket=bucket,
+            key=key,
+            mtime=_mtime(entry),
+            version_id=version_id,
+            found_by=found_by,
+            sent_at=now,
+        )
     return KeyEvent(
         event=event,
         bucket=bucket,

@@ -274,6 +274,34 @@ def test_versions_of_a_key() -> None:
     assert [event.event for event in _change(path, old=version)] == ["removed"]
     assert _change(path, old=version, new=_entry("v_7f")) == ()
     assert [(event.event, event.key) for event in _change(path, new=marker)] == [("removed", "raw/a.parquet")]
+    assert [(event.event, event.key) for event in _change(path, old=marker)] == [("created", "raw/a.parquet")]
+
+
+def test_two_delete_markers_of_a_key_are_two_hints() -> None:
+    def hint(version: bytes) -> KeyEvent:
+        extended = {"Seaweed-X-Amz-Version-Id": version, "Seaweed-X-Amz-Delete-Marker": b"true"}
+        name = f"v_{version.decode()}"
+        [event] = _change(f"/buckets/b/raw/a.versions/{name}", new=_entry(name, extended=extended))
+        return event
+
+    assert (hint(b"7f").key, hint(b"7f").version_id) == ("raw/a", "7f")
+    assert hint(b"7f").identity() != hint(b"8a").identity()
+
+
+def test_what_was_put_without_versioning_has_no_version() -> None:
+    plain = "/buckets/b/raw/a"
+    null = _entry("a", extended={"Seaweed-X-Amz-Version-Id": b"null", "Seaweed-X-Amz-ETag": b'"ab"'})
+    [created] = _change(plain, new=null)
+    assert (created.key, created.etag, created.version_id) == ("raw/a", "ab", None)
+    [event] = decode(_s3(_record(versionId="null")), None, now=NOW)
+    assert event.version_id is None
+
+
+def test_an_s3_event_that_names_the_entry_of_a_version() -> None:
+    [event] = decode(_s3(_record(key="raw/a.parquet.versions/v_7f")), None, now=NOW)
+    assert (event.key, event.version_id) == ("raw/a.parquet", "7f")
+    [marked] = decode(_s3(_record("ObjectRemoved:DeleteMarkerCreated", versionId="m1")), None, now=NOW)
+    assert (marked.event, marked.key, marked.version_id) == ("removed", "raw/a", "m1")
 
 
 @pytest.mark.parametrize(
