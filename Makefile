@@ -6,7 +6,8 @@ DEPS   := $(VENV)/.dependencies
 STAMP  := $(VENV)/.stamp
 FILES  ?= 60
 SEED   ?= 1
-RUNS   ?= 10
+RUNS   ?= 5
+BOOK    = build/faults/$(shell date -u +%Y-%m-%dT%H-%M-%S).jsonl
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test faults lint format docs bench requirements clean
@@ -34,8 +35,9 @@ demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was
 test: $(STAMP) ## Run the tests on real servers (at most 10 minutes)
 	$(BIN)/pytest tests --ignore=tests/benchmarks -n 2 --dist loadfile
 
-faults: $(STAMP) ## Kill -9 at each step of the walk, in ten runs (RUNS=10, about two minutes each)
-	$(BIN)/pytest tests/faults --kill-runs=$(RUNS) -p no:cacheprovider
+faults: $(STAMP) ## Run the crash matrix and print its table (RUNS=5 rounds of deaths, about 15 minutes)
+	@book=$(BOOK); $(BIN)/pytest tests/faults --faults=$(RUNS) --faults-record=$$book \
+		-n 2 --dist worksteal -p no:cacheprovider; status=$$?; $(BIN)/python -m tests.faults.report $$book; exit $$status
 
 lint: $(STAMP) ## ruff, pyright strict, import-linter, hadolint
 	$(BIN)/ruff check .

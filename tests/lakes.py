@@ -28,8 +28,8 @@ class Definitions:
     models: tuple[Model, ...]
 
 
-def definitions(prefix: str = "raw") -> Definitions:
-    project = find_project(None)
+def definitions(prefix: str = "raw", *, project_dir: Path | None = None) -> Definitions:
+    project = find_project(project_dir)
     return Definitions(
         tables=(
             *load_meta_tables(project, describe_create_table),

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals
 from types import MappingProxyType
 
 import psutil
@@ -96,6 +96,10 @@ class ConsumerProcess:
         """Ends it by SIGKILL, if it has not ended."""
         self._process.send_signal(SIGKILL)
         self._process.wait()
+
+    def send(self, signal: Signals) -> None:
+        """Sends it a signal."""
+        self._process.send_signal(signal)
 
     def pause(self) -> None:
         """Stops it in its tracks."""
