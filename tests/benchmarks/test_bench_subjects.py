@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from nats.js import api
 from nats.js.errors import APIError
 
-from consumer.broker_config import BrokerConfig, keys_stream
+from consumer.broker.config import BrokerConfig, keys_stream
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
 from consumer.events import KeyEvent

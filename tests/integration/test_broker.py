@@ -50,7 +50,7 @@ async def _connected(config: BrokerConfig) -> AsyncGenerator[Broker]:
 @pytest.fixture
 async def broker(config: BrokerConfig) -> AsyncIterator[Broker]:
     async with _connected(config) as broker:
-        await broker.ensure()
+        assert await broker.ensure()
         assert await broker.subscribe([ORDERS, ODD]) == ()
         yield broker
 
@@ -208,7 +208,7 @@ async def test_set_up_is_repeatable_and_follows_the_limits(broker: Broker) -> No
     await broker.kv_put("state", "filer_tail", b"17")
     changed = replace(broker.config, keys_max_bytes=32 * MIB, bucket_max_bytes=8 * MIB, ack_wait_s=5)
     async with _connected(changed) as other:
-        await asyncio.gather(other.ensure(), other.ensure())
+        assert await asyncio.gather(other.ensure(), other.ensure()) == [False, False]
         assert await other.subscribe([ORDERS, ODD]) == ()
         assert await other.pending(ORDERS) == (1, 0)
         assert await other.kv_get("state", "filer_tail") == b"17"
@@ -329,6 +329,11 @@ async def test_feeds_keep_what_they_are_sent(broker: Broker) -> None:
         assert (await js.get_last_msg(f"{ns}_commits", f"{ns}.commits.shopify.orders")).data == b"{}"
         await client.publish(f"{ns}.events.seaweedfs", b"raw", headers={"key": "%2Fa"})  # a core publish
         await client.flush()
+
+        async def stored() -> bool:  # nobody is told when the server has stored a core publish
+            return (await js.stream_info(f"{ns}_events")).state.messages == 1
+
+        await wait_until_async(stored, what="a core publish in the js_stream")
         assert (await js.get_last_msg(f"{ns}_events", f"{ns}.events.seaweedfs")).data == b"raw"
     finally:
         await client.close()

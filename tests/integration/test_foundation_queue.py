@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, BadRequestError
 
-from consumer.broker_config import BrokerConfig, keys_stream
+from consumer.broker.config import BrokerConfig, keys_stream
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
 from tests.helpers import wait_until_async

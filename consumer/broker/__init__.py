@@ -1,0 +1,10 @@
+"""NATS: the queue of key events, the feeds, and two small KV buckets. The only package that imports nats.
+
+Every error of the client is classified in `connection`, once: `Unavailable` (wait and try again) or
+`BrokerMisconfigured` (no waiting mends it).
+"""
+
+from consumer.broker.client import Broker, Delivery
+from consumer.broker.config import BrokerConfig
+
+__all__ = ["Broker", "BrokerConfig", "Delivery"]

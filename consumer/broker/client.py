@@ -1,0 +1,307 @@
+"""What we do over NATS: key events, feeds, and two small KV buckets."""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js import errors as js_errors
+from nats.js.kv import KeyValue
+
+from consumer.broker import setup
+from consumer.broker.config import BrokerConfig, Bucket, bucket_name, keys_stream
+from consumer.broker.connection import Connection
+from consumer.broker.pull import Pull
+from consumer.errors import Unavailable
+from consumer.events import Identity, KeyEvent
+from consumer.subjects import commit_subject, dead_subject, key_subject, subscription_name
+from feeders.streams import StreamId
+
+_STORE_FAILED = 10077
+_NO_MESSAGE = 10037
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """A claimed key event. One of `done`, `later` and `dead` ends the claim; each waits for the server.
+
+    Attributes:
+        payload: the event as it was sent, not yet validated.
+        subject: where it waited; `consumer.subjects.parse_key_subject` reads it.
+        num_delivered: 1 at first. An outage raises it as a broken file does, so it decides nothing.
+        sequence: the position in the js_stream, the same at every delivery.
+        published_at: when the server stored it.
+    """
+
+    payload: bytes
+    subject: str
+    num_delivered: int
+    sequence: int
+    published_at: datetime
+    _broker: "Broker" = field(repr=False)
+    _reply: str = field(repr=False)
+
+    async def done(self) -> None:
+        """Take the event out of the queue; it has its verdict."""
+        await self._settle(b"+ACK")
+
+    async def later(self, delay_s: float) -> None:
+        """Give the event back, to be delivered again after a delay."""
+        await self._settle(b'-NAK {"delay": %d}' % max(1, int(delay_s * 1e9)))
+
+    async def dead(self) -> None:
+        """Take the event out of the queue for good; a dead letter holds it now."""
+        await self._settle(b"+TERM")
+
+    async def working(self) -> None:
+        """Renew the claim for another `ack_wait_s`."""
+        await self._settle(b"+WPI")
+
+    async def _settle(self, verdict: bytes) -> None:
+        await self._broker.settle(self._reply, verdict, claimed_of=self.published_at)
+
+
+class Broker:
+    """A connection that comes back by itself, and what we do over it. Belongs to one event loop."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self.config = config
+        self._pulls: dict[str, Pull] = {}
+        self._kv: dict[Bucket, KeyValue] = {}
+        self._queue_made_at: datetime | None = None
+        self._connection = Connection(config, self._forget)
+
+    @classmethod
+    async def connect(cls, config: BrokerConfig) -> "Broker":
+        """Connect, within the configured time.
+
+        Raises:
+            Unavailable: no server answered.
+            BrokerMisconfigured: it refused our name or password.
+        """
+        broker = cls(config)
+        await broker._connection.open()
+        return broker
+
+    @property
+    def is_connected(self) -> bool:
+        """Say whether the server is there right now."""
+        return self._client.is_connected
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """Return the largest message that the server takes."""
+        return self._client.max_payload
+
+    async def close(self) -> None:
+        """Give back keys that came and were not asked for, send what is buffered, and close.
+
+        Claims that were given out and not ended go back to the queue after `ack_wait_s`.
+        """
+        self._connection.closing()
+        if self._client.is_connected:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                for pull in self._pulls.values():
+                    await pull.give_back()
+                await self._client.flush(timeout=2)
+        await self._client.close()
+
+    async def ensure(self) -> bool:
+        """Create the js_streams and KV buckets that are missing, and bring their limits up to the settings.
+
+        Returns:
+            Whether the queue of key events had to be created: whatever waited in an earlier one is lost.
+
+        Raises:
+            BrokerMisconfigured: one exists and is not what we need, or can't be made.
+            Unavailable: no answer.
+        """
+        async with self._request("set up js_streams"):
+            made = await setup.ensure(self._js, self.config)
+        await self.queue_made_at()
+        return made
+
+    async def queue_made_at(self) -> datetime | None:
+        """Return when the queue of key events was made, None if there is none: another time is another queue."""
+        async with self._request("look at the queue"):
+            try:
+                self._queue_made_at = (await self._js.stream_info(keys_stream(self.config).name)).created
+            except js_errors.NotFoundError:
+                return None
+        return self._queue_made_at
+
+    async def subscribe(self, stream_ids: Iterable[StreamId]) -> tuple[str, ...]:
+        """Make one durable subscription for each stream, and one for keys of no stream.
+
+        Returns:
+            The names of subscriptions that belong to no stream of these: nobody reads their keys.
+        """
+        async with self._request("set up subscriptions"):
+            return await setup.subscribe(self._js, self.config, stream_ids)
+
+    async def publish_key(self, event: KeyEvent, stream_id: StreamId | None) -> bool:
+        """Put a key event into the queue and wait until it is stored.
+
+        Returns:
+            False if this object version is already there, pending or in flight: that is as good.
+        """
+        subject = key_subject(self.config.namespace, stream_id, event.identity())
+        async with self._request("publish a key event"):
+            try:
+                await self._js.publish(subject, event.to_json(), timeout=self.config.request_timeout_s)
+            except js_errors.APIError as error:
+                if error.err_code == _STORE_FAILED and "per subject" in (error.description or ""):
+                    return False
+                raise
+        return True
+
+    async def publish_dead(self, stream_id: StreamId | None, payload: bytes) -> None:
+        """Announce a dead letter."""
+        await self._publish(dead_subject(self.config.namespace, stream_id), payload)
+
+    async def publish_commit(self, stream_id: StreamId, payload: bytes) -> None:
+        """Announce a commit."""
+        await self._publish(commit_subject(self.config.namespace, stream_id), payload)
+
+    async def fetch(self, stream_id: StreamId | None, batch: int, timeout_s: float) -> list[Delivery]:
+        """Claim up to `batch` key events of a stream; wait up to `timeout_s` for the first one, 0 not at all.
+
+        `subscribe` has made the stream's subscription before. A cancelled fetch loses nothing: what it claimed
+        comes with the next one, or after `ack_wait_s`.
+        """
+        async with self._request("fetch key events"):
+            if not self._client.is_connected:
+                raise nats.errors.ConnectionReconnectingError
+            pull = await self._pull(subscription_name(stream_id))
+            messages = await pull.fetch(min(batch, self.config.max_ack_pending), timeout_s)
+        return [self._delivery(message) for message in messages]
+
+    async def pending(self, stream_id: StreamId | None) -> tuple[int, int]:
+        """Return how many key events of a stream wait, and how many are claimed."""
+        async with self._request("count key events"):
+            info = await self._js.consumer_info(keys_stream(self.config).name, subscription_name(stream_id))
+        return info.num_pending or 0, info.num_ack_pending or 0
+
+    async def settle(self, reply: str, verdict: bytes, *, claimed_of: datetime) -> None:
+        """Send a claim's verdict and wait until the server has it; for `Delivery` only.
+
+        Raises:
+            Unavailable: no answer, or the queue is a new one: its positions are given out again, and the verdict
+                would hit another key's message.
+        """
+        if self._queue_made_at is not None and claimed_of < self._queue_made_at:
+            raise Unavailable(
+                "nats", "the queue was made anew since this key was claimed: a sweep brings it again"
+            )
+        async with self._request("settle a claim"):
+            await self._client.request(reply, verdict, timeout=self.config.request_timeout_s)
+
+    async def kv_get(self, bucket: Bucket, key: str) -> bytes | None:
+        """Return a value, or None."""
+        async with self._request(f"read {bucket}"):
+            try:
+                entry = await (await self._bucket(bucket)).get(key)
+            except js_errors.KeyNotFoundError:
+                return None
+        return entry.value or b""
+
+    async def kv_read(self, bucket: Bucket, key: str) -> tuple[bytes | None, int]:
+        """Return a value and its revision; None and 0 if there is none."""
+        async with self._request(f"read {bucket}"):
+            try:
+                entry = await (await self._bucket(bucket)).get(key)
+            except js_errors.KeyNotFoundError:
+                return None, 0
+        return entry.value or b"", entry.revision or 0
+
+    async def kv_replace(self, bucket: Bucket, key: str, value: bytes, *, revision: int) -> int | None:
+        """Store a value over that revision, 0 for none, and return its own; None if another one is there."""
+        async with self._request(f"write {bucket}"):
+            try:
+                return await (await self._bucket(bucket)).update(key, value, last=revision)
+            except js_errors.KeyWrongLastSequenceError:
+                return None
+
+    async def has_key(self, identity: Identity) -> bool:
+        """Say whether a key event with this identity waits or is in flight, of whichever stream."""
+        for tokens in ("*.*", "*.*.*"):  # a stream's, and a replay's, which has one more in front
+            async with self._request("look for a key event"):
+                try:
+                    await self._js.get_last_msg(
+                        keys_stream(self.config).name, f"{self.config.namespace}.keys.{tokens}.{identity}"
+                    )
+                except js_errors.NotFoundError as error:
+                    if error.err_code != _NO_MESSAGE:
+                        raise
+                else:
+                    return True
+        return False
+
+    async def kv_put(self, bucket: Bucket, key: str, value: bytes) -> None:
+        """Store a value."""
+        async with self._request(f"write {bucket}"):
+            await (await self._bucket(bucket)).put(key, value)
+
+    async def kv_delete(self, bucket: Bucket, key: str) -> None:
+        """Remove a key without a trace: markers of removed identities would fill the bucket."""
+        name = bucket_name(self.config, bucket)
+        async with self._request(f"remove a key of {bucket}"):
+            await self._js.purge_stream(f"KV_{name}", subject=f"$KV.{name}.{key}")
+
+    async def kv_keys(self, bucket: Bucket) -> list[str]:
+        """Return the keys, sorted."""
+        name = bucket_name(self.config, bucket)
+        prefix = f"$KV.{name}."
+        async with self._request(f"list {bucket}"):
+            info = await self._js.stream_info(f"KV_{name}", subjects_filter=f"{prefix}>")
+        return sorted(subject.removeprefix(prefix) for subject in info.state.subjects or {})
+
+    async def _publish(self, subject: str, payload: bytes) -> None:
+        async with self._request(f"publish on {subject}"):
+            await self._js.publish(subject, payload, timeout=self.config.request_timeout_s)
+
+    def _delivery(self, message: Msg) -> Delivery:
+        about = message.metadata
+        return Delivery(
+            payload=message.data,
+            subject=message.subject,
+            num_delivered=about.num_delivered,
+            sequence=about.sequence.stream,
+            published_at=about.timestamp,
+            _broker=self,
+            _reply=message.reply,
+        )
+
+    async def _pull(self, durable: str) -> Pull:
+        pull = self._pulls.get(durable)
+        if pull is None:
+            api_subject = f"$JS.API.CONSUMER.MSG.NEXT.{keys_stream(self.config).name}.{durable}"
+            pull = self._pulls[durable] = Pull(self._client, api_subject, kept_s=self.config.ack_wait_s)
+        return pull
+
+    async def _bucket(self, bucket: Bucket) -> KeyValue:
+        handle = self._kv.get(bucket)
+        if handle is None:
+            handle = await self._js.key_value(bucket_name(self.config, bucket))
+            self._kv[bucket] = handle
+        return handle
+
+    @property
+    def _client(self) -> Client:
+        return self._connection.client
+
+    @property
+    def _js(self) -> JetStreamContext:
+        return self._connection.js
+
+    def _request(self, what: str) -> contextlib.AbstractAsyncContextManager[None]:
+        return self._connection.request(what)
+
+    def _forget(self) -> None:
+        """Drop what belonged to a client that is closed."""
+        self._pulls.clear()
+        self._kv.clear()

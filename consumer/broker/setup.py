@@ -1,0 +1,149 @@
+"""The js_streams, KV buckets and subscriptions that we need on the server: made, compared, brought up to date."""
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from enum import Enum
+from typing import cast
+
+from nats.js import JetStreamContext, api
+from nats.js import errors as js_errors
+
+from consumer.broker.config import (
+    BUCKETS,
+    BrokerConfig,
+    Bucket,
+    JsStream,
+    bucket_name,
+    js_streams,
+    keys_stream,
+)
+from consumer.errors import BrokerMisconfigured
+from consumer.subjects import stream_filter, subscription_name
+from feeders.streams import StreamId
+
+_CONSUMERS_A_PAGE = 256
+_NAME_IN_USE = 10058
+
+
+async def ensure(js: JetStreamContext, config: BrokerConfig) -> bool:
+    """Create the js_streams and KV buckets that are missing, and bring their limits up to the settings.
+
+    Returns:
+        Whether the queue of key events had to be created: whatever waited in an earlier one is lost.
+    """
+    queue = keys_stream(config).name
+    made = [spec.name for spec in js_streams(config) if await _ensure_js_stream(js, config, spec)]
+    for bucket in BUCKETS:
+        await _ensure_bucket(js, config, bucket)
+    return queue in made
+
+
+async def subscribe(
+    js: JetStreamContext, config: BrokerConfig, stream_ids: Iterable[StreamId]
+) -> tuple[str, ...]:
+    """Make one durable subscription for each stream, and one for keys of no stream.
+
+    Returns:
+        The names of subscriptions that belong to no stream of these: nobody reads their keys.
+    """
+    wanted = {subscription_name(stream_id): stream_id for stream_id in (*stream_ids, None)}
+    name = keys_stream(config).name
+    for durable, stream_id in wanted.items():
+        await js.add_consumer(
+            name,
+            api.ConsumerConfig(
+                durable_name=durable,
+                filter_subject=stream_filter(config.namespace, stream_id),
+                ack_policy=api.AckPolicy.EXPLICIT,
+                ack_wait=config.ack_wait_s,
+                max_deliver=-1,  # attempts are ours (design D10)
+                max_ack_pending=config.max_ack_pending,
+            ),
+        )
+    return tuple(sorted([found async for found in _subscriptions(js, name) if found not in wanted]))
+
+
+async def _subscriptions(js: JetStreamContext, js_stream: str) -> AsyncIterator[str]:
+    offset = 0
+    while True:
+        page = await js.consumers_info(js_stream, offset=offset)
+        for info in page:
+            yield info.name
+        offset += len(page)
+        if len(page) < _CONSUMERS_A_PAGE:
+            return
+
+
+async def _ensure_js_stream(js: JetStreamContext, config: BrokerConfig, spec: JsStream) -> bool:
+    """Return whether it had to be created by us."""
+    try:
+        found = (await js.stream_info(spec.name)).config
+    except js_errors.NotFoundError:
+        try:
+            await js.add_stream(_as_config(spec, replicas=config.replicas))
+        except js_errors.BadRequestError as error:
+            if error.err_code != _NAME_IN_USE:
+                raise
+        else:
+            return True
+        found = (await js.stream_info(spec.name)).config  # another instance was faster
+    _compare(spec, found)
+    if (found.max_bytes, found.max_age or None) != (spec.max_bytes, spec.max_age_s):
+        await js.update_stream(replace(found, max_bytes=spec.max_bytes, max_age=spec.max_age_s or 0))
+    return False
+
+
+async def _ensure_bucket(js: JetStreamContext, config: BrokerConfig, bucket: Bucket) -> None:
+    name = bucket_name(config, bucket)
+    wanted = config.bucket_max_bytes
+    try:
+        found = (await js.stream_info(f"KV_{name}")).config
+    except js_errors.NotFoundError:
+        wanted_bucket = api.KeyValueConfig(
+            bucket=name, max_bytes=wanted, storage=api.StorageType.FILE, replicas=config.replicas
+        )
+        await js.create_key_value(wanted_bucket)
+    else:
+        if found.max_bytes != wanted:
+            await js.update_stream(replace(found, max_bytes=wanted))
+
+
+def _as_config(spec: JsStream, *, replicas: int) -> api.StreamConfig:
+    return api.StreamConfig(
+        name=spec.name,
+        subjects=list(spec.subjects),
+        retention=api.RetentionPolicy(spec.retention),
+        storage=api.StorageType.FILE,
+        discard=api.DiscardPolicy(spec.discard),
+        discard_new_per_subject=spec.discard_new_per_subject,
+        max_msgs_per_subject=spec.max_msgs_per_subject,
+        max_bytes=spec.max_bytes,
+        max_age=spec.max_age_s,
+        num_replicas=replicas,
+    )
+
+
+def _compare(spec: JsStream, found: api.StreamConfig) -> None:
+    """Refuse a js_stream of our name that works in another way than ours."""
+    wanted = _as_config(spec, replicas=1)
+    for name in (
+        "subjects",
+        "retention",
+        "storage",
+        "discard",
+        "discard_new_per_subject",
+        "max_msgs_per_subject",
+    ):
+        expected, there = (_plain(getattr(config, name)) for config in (wanted, found))
+        if expected != there:
+            raise BrokerMisconfigured(
+                f"js_stream {spec.name}: {name} is {there}, expected {expected}",
+                hint=f"remove it (`nats stream rm {spec.name}`; a sweep finds its keys again), "
+                "or set another LOTUS_NAMESPACE",
+            )
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(sorted(str(item) for item in cast("list[object]", value)))
+    return str(value.value if isinstance(value, Enum) else value)
