@@ -7,14 +7,18 @@ DDL, then raises the epoch; from then on no other process's transaction can comm
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from feeders.cursors import ensure_cursors
-from feeders.ddl import Change, diff_table, render
-from feeders.epoch import Epoch, raise_epoch
-from feeders.lake import Lake, LakeMisconfigured, Transaction
-from feeders.streams import Column, StreamTable
-from feeders.tables import Table
+from feeders.cursors import ensure_cursors, read_cursors, replace_cursors
+from feeders.ddl import Change, Path, diff_table, render
+from feeders.epoch import Epoch, raise_epoch, require_epoch
+from feeders.growth import Growth, plan_growth
+from feeders.lake import Lake, LakeConflict, LakeMisconfigured, StatementFailed, Transaction
+from feeders.parquet_types import FileSchema
+from feeders.streams import Column, Stream, StreamTable
+from feeders.tables import STAGING_SCHEMA, Table
 
 SCHEMA_VERSION = 1
+MAX_CONFLICTS = 5
+MAX_REFUSED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +34,19 @@ def begin_term(
 ) -> Epoch:
     """Applies the DDL and raises the epoch, in two transactions.
 
+    Streams with `on_new_column: add` get the columns that the lake's tables have.
+
     Raises:
         LakeMisconfigured: the lake is not one that this version may write.
         DdlRefused: a table differs in a way that can't be changed.
     """
     apply_ddl(lake, tables, streams, version=version)
     with lake.transaction("a new term") as transaction:
-        return raise_epoch(transaction, instance=instance)
+        epoch = raise_epoch(transaction, instance=instance)
+        found = found_columns(transaction)
+    for stream in [each for each in streams if each.on_new_column == "add"]:
+        streams.take_columns(stream.id, found[STAGING_SCHEMA, stream.table])
+    return epoch
 
 
 def apply_ddl(
@@ -75,6 +85,64 @@ def plan_ddl(transaction: Transaction, tables: Iterable[Table]) -> list[TableCha
             table.columns, found.get((table.schema, table.name)), table=f"{table.schema}.{table.name}"
         )
     ]
+
+
+def grow_table(
+    lake: Lake, stream: Stream, schema: FileSchema, *, epoch: Epoch, max_columns: int
+) -> tuple[Growth, tuple[Column, ...]]:
+    """Adds to a stream's table what a file has and the table lacks, in a transaction of its own.
+
+    Everything is decided from the table as the transaction sees it, so it does not matter who was there before,
+    nor whether an earlier attempt was committed after all. What the lake refuses is left out.
+
+    Returns:
+        What was added and what not, and the table's columns from now on.
+
+    Raises:
+        LakeFenced: another process writes now.
+        LakeUnavailable, LakeConflict: nothing was added; of LakeUnavailable at COMMIT that is not certain.
+    """
+    refused: set[Path] = set()
+    conflicts = 0
+    while True:
+        try:
+            return _grow(lake, stream, schema, epoch=epoch, max_columns=max_columns, refused=refused)
+        except _RefusedError as error:
+            refused |= set(error.paths)
+        except LakeConflict:
+            conflicts += 1
+            if conflicts == MAX_CONFLICTS:
+                raise
+
+
+class _RefusedError(Exception):
+    """The lake refused to add these columns; the transaction is lost."""
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        super().__init__()
+        self.paths = paths
+
+
+def _grow(
+    lake: Lake, stream: Stream, schema: FileSchema, *, epoch: Epoch, max_columns: int, refused: set[Path]
+) -> tuple[Growth, tuple[Column, ...]]:
+    name = (STAGING_SCHEMA, stream.table)
+    with lake.transaction("new columns") as transaction:
+        require_epoch(transaction, epoch)
+        found = found_columns(transaction)[name]
+        growth = plan_growth(schema, found, max_columns=max_columns, refused=refused)
+        if growth.added:
+            for number, change in enumerate(growth.added):
+                try:
+                    transaction.query(render(change, stream.qualified_table))
+                except StatementFailed as error:
+                    # Of a table that refuses many, the rest need not be tried one by one.
+                    lost = growth.added[number:] if len(refused) >= MAX_REFUSED else [change]
+                    raise _RefusedError(tuple(each.path for each in lost)) from error
+            # The fence: a transaction that touches no cursor could commit beside the next writer's term.
+            replace_cursors(transaction, read_cursors(transaction, [stream.id]))
+            found = found_columns(transaction)[name]
+    return growth, found
 
 
 def found_columns(transaction: Transaction) -> dict[tuple[str, str], tuple[Column, ...]]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from feeders.parquet_types import FileList, FileOther, FileScalar, FileSchema, FileStruct, FileType
+from feeders.parquet_types import FileList, FileScalar, FileSchema, FileStruct, FileType
 from feeders.streams import LOADER_COLUMNS, Column
+from feeders.table_types import WHOLE, decimal_name, duckdb_type
 from feeders.types import (
     DuckType,
     Field,
@@ -31,20 +32,39 @@ SOURCE = "file"
 
 _LOADER_NAMES = frozenset(column.name for column in LOADER_COLUMNS)
 RESCUED_COLUMN = "_rescued_data"
+MAX_DIFFERENCES = 50
+_MAX_TYPE_CHARACTERS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extra:
     """A column or field that the table lacks. `path` ends with its name, ``[]`` stands for a list's elements.
 
-    `type` is what the table could have for it: DuckDB's type text.
+    `source` is its type in the file.
     """
 
     path: tuple[str, ...]
-    type: str
+    source: FileType
+
+    @property
+    def type(self) -> str:
+        """What the table could have for it: DuckDB's type text."""
+        return duckdb_type(self.source)
 
     def __str__(self) -> str:
-        return ".".join(self.path).replace(".[]", "[]")
+        return _text(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A place where a file's type is not the table's. `expected` is None where the table has no such place.
+
+    `found` is the word of this program for the file's type, cut where it is long.
+    """
+
+    path: str
+    expected: str | None
+    found: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +80,13 @@ class Guard:
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """How a schema fits a table, whatever the rows."""
+    """How a schema fits a table, whatever the rows. `differences` are the first `MAX_DIFFERENCES`."""
 
     kind: Kind
     projection: tuple[tuple[str, str], ...]
     signature: str
     extras: tuple[Extra, ...]
+    differences: tuple[Difference, ...]
     reasons: tuple[str, ...]
     guards: tuple[Guard, ...]
 
@@ -117,6 +138,7 @@ def match_schema(schema: FileSchema, columns: tuple[Column, ...]) -> Match:
         projection=tuple(projection),
         signature=hashlib.blake2b(shape.encode(), digest_size=16).hexdigest(),
         extras=tuple(matcher.extras),
+        differences=tuple(matcher.differences),
         reasons=tuple(matcher.reasons),
         guards=tuple(matcher.guards),
     )
@@ -135,12 +157,11 @@ _EXACT: Mapping[str, frozenset[str]] = {
     "TIMESTAMP": frozenset({"timestamp_ms_local", "timestamp_us_local"}),
     "TIMESTAMP WITH TIME ZONE": frozenset({"timestamp_ms_utc", "timestamp_us_utc"}),
 }
-_WHOLE = ("int8", "int16", "int32", "uint8", "uint16", "uint32")
 _WIDER: Mapping[str, frozenset[str]] = {
-    "VARCHAR": frozenset({"enum", "json", "binary", "uuid", "boolean", "int64", "uint64", *_WHOLE}),
+    "VARCHAR": frozenset({"enum", "json", "binary", "uuid", "boolean", "int64", "uint64", *WHOLE}),
     "JSON": frozenset({"binary", "enum"}),
-    "BIGINT": frozenset(_WHOLE),
-    "DOUBLE": frozenset({"float", *_WHOLE}),
+    "BIGINT": frozenset(WHOLE),
+    "DOUBLE": frozenset({"float", *WHOLE}),
     "TIMESTAMP WITH TIME ZONE": frozenset(
         {
             "timestamp_ms_local",
@@ -166,6 +187,7 @@ class _Matcher:
     """Walks both types at once and notes what it meets."""
 
     extras: list[Extra] = field(default_factory=list[Extra])
+    differences: list[Difference] = field(default_factory=list[Difference])
     reasons: list[str] = field(default_factory=list[str])
     guards: list[Guard] = field(default_factory=list[Guard])
     widened: bool = False
@@ -177,8 +199,9 @@ class _Matcher:
             here = (*path, each.name)
             wanted = target.get(each.name)
             if wanted is None or fold(each.name) in found:
-                extra = Extra(path=here, type=duckdb_type(each.type))
+                extra = Extra(path=here, source=each.type)
                 self.extras.append(extra)
+                self._differs(here, None, each.type)
                 self.reasons.append(f"{extra}: not in the table" if wanted is None else f"{extra}: a twin")
                 continue
             found[fold(each.name)] = _Source(name=each.name, type=each.type)
@@ -195,6 +218,7 @@ class _Matcher:
                 self._scalar(source, target, path)
             case _:
                 self.widened = True
+                self._differs(path, target, source)
                 self._slow(path, f"{duckdb_type(source)} where the table has {_head(target)}")
 
     def _list(self, source: FileList, target: List, path: tuple[str, ...]) -> None:
@@ -205,12 +229,13 @@ class _Matcher:
 
     def _scalar(self, source: FileScalar, target: Scalar, path: tuple[str, ...]) -> None:
         kind, name = source.kind, target.name
-        if kind in _EXACT.get(name, ()) or name == _decimal_name(source):
+        if kind in _EXACT.get(name, ()) or name == decimal_name(source):
             return
         if (name, kind) in _EXACT_BUT_SLOW:
             self._slow(path, f"{kind} where the table has {name}")
             return
         self.widened = True
+        self._differs(path, target, source)
         if kind in _WIDER.get(name, ()) or (len(path) == 1 and _by_way_of_text(source, name)):
             return
         reason = f"{kind} where the table has {name}"
@@ -226,19 +251,16 @@ class _Matcher:
     def _slow(self, path: tuple[str, ...], reason: str) -> None:
         self.reasons.append(f"{_text(path)}: {reason}")
 
-
-def _decimal_name(source: FileType) -> str | None:
-    """Return DuckDB's name of a decimal, if it has the type: some writers leave the precision out."""
-    match source:
-        case FileScalar(kind="decimal", arguments=(precision, scale)) if 0 <= scale <= precision <= 38:
-            return f"DECIMAL({precision},{scale})" if precision else None
-        case _:
-            return None
+    def _differs(self, path: tuple[str, ...], target: DuckType | None, source: FileType) -> None:
+        if len(self.differences) < MAX_DIFFERENCES:
+            expected = None if target is None else format_type(target)[:_MAX_TYPE_CHARACTERS]
+            found = str(source)[:_MAX_TYPE_CHARACTERS]
+            self.differences.append(Difference(path=_text(path), expected=expected, found=found))
 
 
 def _by_way_of_text(source: FileType, name: str) -> bool:
     """Say whether a column is a decimal for a DOUBLE: DuckDB's own cast is off in the last digit for some."""
-    return name == "DOUBLE" and _decimal_name(source) is not None
+    return name == "DOUBLE" and decimal_name(source) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,35 +275,3 @@ def _text(path: tuple[str, ...]) -> str:
 
 def _head(target: DuckType) -> str:
     return target.name if isinstance(target, Scalar) else type(target).__name__.upper()
-
-
-_DUCKDB_TYPES: Mapping[str, str] = {
-    "boolean": "BOOLEAN",
-    "int64": "BIGINT",
-    "uint64": "UBIGINT",
-    "float": "DOUBLE",
-    "double": "DOUBLE",
-    "date": "DATE",
-    "int96": "TIMESTAMP WITH TIME ZONE",
-    **dict.fromkeys(_WHOLE, "BIGINT"),
-}
-
-
-def duckdb_type(source: FileType) -> str:
-    """Return the type that a table could have for a file's type: wide, and VARCHAR for what has no other."""
-    match source:
-        case FileStruct():
-            parts = ", ".join(
-                f"{quote_identifier(each.name)} {duckdb_type(each.type)}" for each in source.fields
-            )
-            return f"STRUCT({parts})"
-        case FileList():
-            return f"{duckdb_type(source.element)}[]"
-        case FileOther():
-            return "JSON"
-        case FileScalar(kind="decimal"):
-            return _decimal_name(source) or "VARCHAR"
-        case FileScalar(kind=kind) if kind.startswith("timestamp_"):
-            return "TIMESTAMP WITH TIME ZONE"
-        case FileScalar():
-            return _DUCKDB_TYPES.get(source.kind, "VARCHAR")

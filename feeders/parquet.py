@@ -16,7 +16,14 @@ from feeders.row_groups import CODECS, Chunk, RowGroup, Statistics, parse_statis
 from feeders.thrift import FooterSyntaxError
 
 BadFileReason = Literal[
-    "empty_file", "not_parquet", "truncated", "encrypted", "corrupt", "over_limit", "unsupported"
+    "empty_file",
+    "not_parquet",
+    "truncated",
+    "encrypted",
+    "corrupt",
+    "over_limit",
+    "unsupported",
+    "schema_rejected",
 ]
 
 _MAGIC = b"PAR1"

@@ -12,12 +12,12 @@ alone is planned again with ``careful=True``, which reads every value: a plan th
 from dataclasses import dataclass
 from pathlib import Path
 
+from feeders.drift import Drift, drifts_of
 from feeders.matching import (
     SOURCE,
     Extra,
     Guard,
     Kind,
-    duckdb_type,
     match_schema,
     normalized_projection,
     target_of_table,
@@ -26,7 +26,7 @@ from feeders.normalize import normalize
 from feeders.parquet import Footer
 from feeders.streams import Column
 
-__all__ = ["SOURCE", "Extra", "Kind", "LoadPlan", "duckdb_type", "plan_load"]
+__all__ = ["SOURCE", "Extra", "Kind", "LoadPlan", "plan_load"]
 
 MAX_REASONS = 20
 
@@ -45,6 +45,7 @@ class LoadPlan:
         rescued_rows: rows with something in `_rescued_data`.
         rescued_paths: where, names without indices and values, at most 50.
         extras: columns and fields that the table lacks, as the file's schema has them.
+        drifts: what of the file is not as the table has it: at most 50 columns and fields.
         reasons: why the file was normalized: names and types only, at most 20. Empty if it was not.
         signature: files of one stream with the same signature can be read by one read_parquet.
         normalized: `path` is a file that this plan made, and whoever runs the plan removes it.
@@ -57,6 +58,7 @@ class LoadPlan:
     rescued_rows: int
     rescued_paths: tuple[str, ...]
     extras: tuple[Extra, ...]
+    drifts: tuple[Drift, ...]
     reasons: tuple[str, ...]
     signature: str
     normalized: bool
@@ -91,21 +93,25 @@ def plan_load(
             rescued_rows=0,
             rescued_paths=(),
             extras=match.extras,
+            drifts=drifts_of(match, ()),
             reasons=(),
             signature=match.signature,
             normalized=False,
         )
     result = normalize(path, footer, target_of_table(columns), work_dir / f"{path.name}.normalized.parquet")
+    projection = normalized_projection(columns)
     return LoadPlan(
         path=result.path,
         kind="rescue" if result.rescued_rows else match.kind,
-        projection=normalized_projection(columns),
+        projection=projection,
         rows=result.rows,
         rescued_rows=result.rescued_rows,
         rescued_paths=result.rescued_paths,
         extras=match.extras,
+        drifts=drifts_of(match, result.rescued_paths),
         reasons=tuple(reasons[:MAX_REASONS]),
-        signature=_NORMALIZED,
+        # Files that were rewritten before and after the table got a column are not of one shape.
+        signature=f"{_NORMALIZED} {hash(projection):x}",
         normalized=True,
     )
 

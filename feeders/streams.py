@@ -11,7 +11,7 @@ What matches neither, with a date that exists, has no route; that holds for Seaw
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Literal, cast
 
@@ -58,7 +58,8 @@ class Stream:
     """One stream: its staging table, its landing places, and what to do with the unexpected.
 
     `table` has no schema; `qualified_table` does. `landing` holds prefixes from the bucket's root without
-    slashes at their ends. `columns` are all columns of the table, in order.
+    slashes at their ends. `columns` are all columns of the table, in order: of the DDL, and with
+    `on_new_column: add` those that the lake's table got beside them.
     """
 
     id: StreamId
@@ -129,6 +130,13 @@ class StreamTable:
     def get(self, stream_id: StreamId) -> Stream | None:
         """Return the stream of that name."""
         return self._streams.get(stream_id)
+
+    def take_columns(self, stream_id: StreamId, columns: tuple[Column, ...]) -> Stream:
+        """Give a stream the columns that its table has now, for all routes from here on; return the new stream."""
+        stream = replace(self._streams[stream_id], columns=columns)
+        self._streams[stream_id] = stream
+        self._places |= dict.fromkeys(stream.landing, stream)
+        return stream
 
     def route(self, key: str) -> Route | None:
         """Return the stream and partition of an object's key, or None. Takes any text, raises nothing."""
