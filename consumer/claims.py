@@ -13,6 +13,7 @@ from consumer.tasks import end
 from consumer.verdict import Ending
 
 ATTEMPTS_KEPT = 100_000
+MOST_OF_A_KEY = 2
 
 
 class Claim:
@@ -49,19 +50,27 @@ class Claim:
 
 
 class Attempts:
-    """How often each key has ended the same way in a row; the oldest are forgotten beyond a bound."""
+    """How often each key ended in each way, until its last verdict; the oldest keys are forgotten beyond a bound.
+
+    Each ending is counted by itself: an outage between two errors of the key's own takes nothing from their number,
+    and adds nothing to it.
+    """
 
     def __init__(self) -> None:
-        self._counts: OrderedDict[Identity, tuple[Ending, int]] = OrderedDict()
+        self._counts: OrderedDict[Identity, dict[Ending, int]] = OrderedDict()
 
     def count(self, identity: Identity, ending: Ending) -> int:
         """Counts one more, and says how many it is."""
-        last, count = self._counts.pop(identity, (ending, 0))
-        count = count + 1 if last is ending else 1
-        self._counts[identity] = (ending, count)
+        counts = self._counts.setdefault(identity, {})
+        self._counts.move_to_end(identity)
+        counts[ending] = counts.get(ending, 0) + 1
         if len(self._counts) > ATTEMPTS_KEPT:
             self._counts.popitem(last=False)
-        return count
+        return counts[ending]
+
+    def has_failed(self, identity: Identity) -> bool:
+        """Says whether an attempt ended in an error that may be the key's own."""
+        return Ending.UNEXPECTED in self._counts.get(identity, ())
 
     def forget(self, identity: Identity) -> None:
         """The key has its last verdict."""
@@ -73,6 +82,10 @@ class KeyLocks:
 
     def __init__(self) -> None:
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    def is_crowded(self, key: str) -> bool:
+        """Says whether one walks and another waits: a third would only keep a slot from other keys."""
+        return key in self._locks and self._locks[key][1] >= MOST_OF_A_KEY
 
     @asynccontextmanager
     async def held(self, key: str) -> AsyncGenerator[None]:

@@ -10,6 +10,8 @@ LotusError
 ├── Misconfigured          something is set up wrong: stop with exit status 3 and say the cure (`hint`)
 │   ├── SettingsError          a setting is missing, unknown or wrong: exit status 2
 │   └── BrokerMisconfigured    a js_stream, subscription or permission on the NATS server is not ours
+├── HeldBack               it is not this key's turn: give it back untried
+├── CrashedProcess         the process died with this key too often: dead letter, never try it again
 ├── BadKeyEvent            a message is not a key event: dead letter, it can never become one
 └── Undecodable            a raw notification is of no known form: dead letter, whole
 ```
@@ -78,6 +80,22 @@ class SettingsError(Misconfigured):
 
 class BrokerMisconfigured(Misconfigured):
     """The NATS server holds a configuration, or gives permissions, that we can't work with."""
+
+
+class HeldBack(LotusError):
+    """It is not this key's turn yet; nothing was tried."""
+
+
+class CrashedProcess(LotusError):
+    """The process died with this key too often.
+
+    Attributes:
+        deaths: how often, while it worked on this key and no other.
+    """
+
+    def __init__(self, deaths: int) -> None:
+        super().__init__(f"the process died {deaths} times while it worked on this object and on no other")
+        self.deaths = deaths
 
 
 class BadKeyEvent(LotusError):

@@ -8,15 +8,16 @@ import asyncio
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
 
-from consumer.errors import NotFound, Unavailable
+from consumer.errors import CrashedProcess, HeldBack, NotFound, Unavailable
 from consumer.events import KeyEvent
 from consumer.objects import Answer, Bucket
 from consumer.spool import Spool
+from consumer.suspects import Suspects
 from consumer.verdict import Ending
 from feeders import fault
 from feeders.lake import LakeConflict, LakeMisconfigured, LakeUnavailable, StatementFailed
@@ -76,9 +77,15 @@ class KeyWalk:
     limits: Limits
     writer: Writer
     reads: asyncio.Semaphore
+    suspects: Suspects
 
-    async def walk(self, event: KeyEvent, *, is_claimed: Callable[[], bool], trace: Trace) -> Walked:
-        """Walks one claimed key. Raises nothing but CancelledError and what stops the process (LakeFenced)."""
+    async def walk(
+        self, event: KeyEvent, *, is_claimed: Callable[[], bool], trace: Trace, isolated: bool = False
+    ) -> Walked:
+        """Walks one claimed key, with `isolated` in a transaction that it shares with no other key.
+
+        Raises nothing but CancelledError and what ends the term (LakeFenced, Misconfigured).
+        """
         # 1. Which stream's key is it?
         route = self.streams.route(event.key) if event.bucket == self.bucket_name else None
         if route is None:
@@ -86,7 +93,7 @@ class KeyWalk:
         stream = route.stream
         try:
             try:
-                return await self._load(event, route, is_claimed, trace)
+                return await self._load(event, route, is_claimed, trace, isolated=isolated)
             except NotFound:
                 return await self._gone(event, route, is_claimed, trace)
         except BadFile as error:
@@ -97,9 +104,16 @@ class KeyWalk:
                 detail=evidence(error),
                 etag=trace.etag,
             )
-        except Unavailable as error:
-            return unavailable(stream, error.dependency, error)
-        except LakeUnavailable as error:
+        except HeldBack as error:
+            return Walked(
+                ending=Ending.HELD_BACK, stream=stream, reason="suspect", detail={"error": str(error)}
+            )
+        except CrashedProcess as error:
+            crashed: Detail = {"error": str(error), "deaths": error.deaths}
+            return Walked(
+                ending=Ending.CRASHED_PROCESS, stream=stream, reason="crashed_process", detail=crashed
+            )
+        except (Unavailable, LakeUnavailable) as error:
             return unavailable(stream, error.dependency, error)
         except (LakeConflict, LakeMisconfigured) as error:
             return unavailable(stream, "lake", error)
@@ -111,11 +125,14 @@ class KeyWalk:
             )
 
     async def _load(
-        self, event: KeyEvent, route: Route, is_claimed: Callable[[], bool], trace: Trace
+        self, event: KeyEvent, route: Route, is_claimed: Callable[[], bool], trace: Trace, *, isolated: bool
     ) -> Walked:
+        identity = event.identity()
         async with AsyncExitStack() as held:
+            # 2. Was it in work when the process died? Then it waits for its turn, or has had them all.
+            await held.enter_async_context(self.suspects.turn(identity))
             async with self.reads:
-                # 2. One GET into the spool: the bytes and their etag, whatever the notification said.
+                # 3. One GET into the spool: the bytes and their etag, whatever the notification said.
                 with trace.stage("get"):
                     async with self.bucket.open(event.key) as answer:
                         trace.etag = answer.etag
@@ -123,18 +140,24 @@ class KeyWalk:
                         slot = await held.enter_async_context(self.spool.reserve(answer.size_bytes))
                         version = await self._read(answer, event, slot.path)
                 fault.point("got")
-                # 3. The check: footer, limits, schema, and from it the load plan.
+                # 4. From here on a file may kill the process: who is at work is on record before.
+                with trace.stage("note"):
+                    await held.enter_async_context(self.suspects.region(identity))
+                # 5. The check: footer, limits, schema, and from it the load plan.
                 with trace.stage("check"):
                     plan = await asyncio.to_thread(self._check, slot.path, route, slot.work_dir)
                 fault.point("checked")
-            # 4. The writer's transaction; this returns after its COMMIT.
+            # 6. The writer's transaction; this returns after its COMMIT.
             try:
-                return await self._write(load_of(event, route, version, plan), is_claimed, trace)
+                load = load_of(event, route, version, plan)
+                walked = await self._write(load, is_claimed, trace, isolated=isolated)
             except StatementFailed:
                 # It failed alone: a plan that reads every value loads what DuckDB can't, or names what is bad.
                 with trace.stage("check"):
                     plan = await asyncio.to_thread(self._check, slot.path, route, slot.work_dir, careful=True)
-                return await self._write(load_of(event, route, version, plan), is_claimed, trace)
+                load = load_of(event, route, version, plan)
+                walked = await self._write(load, is_claimed, trace, isolated=True)
+            return superseded(walked, event)
 
     def _hold_size(self, answer: Answer) -> None:
         """Refuses an object by its announced size, before room is made for it."""
@@ -159,11 +182,13 @@ class KeyWalk:
         footer = inspect(path, self.limits)
         return plan_load(path, footer, route.stream.columns, work_dir=work_dir, careful=careful)
 
-    async def _write(self, work: Load | Removal, is_claimed: Callable[[], bool], trace: Trace) -> Walked:
+    async def _write(
+        self, work: Load | Removal, is_claimed: Callable[[], bool], trace: Trace, *, isolated: bool = False
+    ) -> Walked:
         stream = work.stream
         try:
             with trace.stage("write"):
-                result = await self._submit(work, is_claimed)
+                result = await self._submit(work, is_claimed, isolated=isolated)
         except ClaimLost as error:
             return Walked(ending=Ending.CLAIM_LOST, stream=stream, reason=str(error))
         trace.stages["queue"] = result.queue_s
@@ -177,9 +202,9 @@ class KeyWalk:
             result=result,
         )
 
-    async def _submit(self, work: Work, is_claimed: Callable[[], bool]) -> Result:
+    async def _submit(self, work: Work, is_claimed: Callable[[], bool], *, isolated: bool) -> Result:
         fault.point("submitting")
-        result = await asyncio.wrap_future(self.writer.submit(work, is_claimed=is_claimed))
+        result = await asyncio.wrap_future(self.writer.submit(work, is_claimed=is_claimed, isolated=isolated))
         fault.point("delivered")
         return result
 
@@ -217,6 +242,14 @@ def unrouted(event: KeyEvent, bucket_name: str) -> Walked:
 def unavailable(stream: Stream, dependency: str, error: Exception) -> Walked:
     """A dependency does not answer, or not yet: no fault of the key's."""
     return Walked(ending=Ending.UNAVAILABLE, stream=stream, reason=dependency, detail={"error": str(error)})
+
+
+def superseded(walked: Walked, event: KeyEvent) -> Walked:
+    """A duplicate that is not the version which the event is about: that one was overwritten, and never read."""
+    is_other = walked.version is not None and event.etag not in (None, walked.version.etag)
+    if walked.ending is Ending.DUPLICATE and is_other:
+        return replace(walked, ending=Ending.SUPERSEDED)
+    return walked
 
 
 def load_of(event: KeyEvent, route: Route, version: ObjectVersion, plan: LoadPlan) -> Load:

@@ -58,6 +58,12 @@ class Metrics:
             ["source", "stream", "reason"],
             registry=registry,
         )
+        self.stream_blocked = Gauge(
+            "lotus_lake_stream_blocked",
+            "Which streams are blocked, since their keys end dead for one reason? One key is tried now and then.",
+            ["source", "stream"],
+            registry=registry,
+        )
         self.retries = Counter(
             "lotus_lake_retries_total",
             "How often did a key have to wait for what?",

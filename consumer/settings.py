@@ -149,6 +149,15 @@ class Settings(BaseSettings):
         200, ge=1, le=2000, description="Keys in work at once, waiting for the writer included."
     )
     worker_reads: int = Field(16, ge=1, le=256, description="Objects read and checked at once.")
+    breaker_keys: int = Field(
+        20,
+        ge=1,
+        le=10_000,
+        description="Dead letters of a stream in a row, for one reason, after which its keys stay in the queue.",
+    )
+    breaker_probe_s: float = Field(
+        60.0, ge=0.1, le=3600, description="How often one key of such a stream is tried."
+    )
     ack_wait_s: float = Field(
         30.0,
         ge=4,

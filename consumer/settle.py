@@ -10,12 +10,14 @@ from typing import assert_never
 
 import structlog
 
+from consumer.breaker import Breaker
 from consumer.broker import Broker, Delivery
 from consumer.claims import Attempts
 from consumer.errors import Unavailable
 from consumer.events import Identity, KeyEvent
 from consumer.key import Trace, Walked
 from consumer.metrics import Metrics
+from consumer.suspects import Suspects
 from consumer.verdict import Dead, Done, Ending, Later, Policy, Verdict, decide_verdict, draw_jitter
 from feeders import fault
 from feeders.errors import LakeError, LakeFenced
@@ -42,19 +44,35 @@ class Message:
     identity: Identity
     event: KeyEvent | None
 
+    @property
+    def blockable(self) -> StreamId | None:
+        """The stream that this message may block, or wait for: none if a person asked for it, or it is no key."""
+        return self.stream if self.event is not None and self.event.replay is None else None
+
 
 class Settler:
     """Decides and carries out verdicts for one term."""
 
     def __init__(
-        self, *, broker: Broker, writer: Writer, metrics: Metrics, policy: Policy, note_trouble: NoteTrouble
+        self,
+        *,
+        broker: Broker,
+        writer: Writer,
+        suspects: Suspects,
+        breaker: Breaker,
+        attempts: Attempts,
+        metrics: Metrics,
+        policy: Policy,
+        note_trouble: NoteTrouble,
     ) -> None:
         self._broker = broker
         self._writer = writer
+        self._suspects = suspects
+        self._breaker = breaker
+        self._attempts = attempts
         self._metrics = metrics
         self._policy = policy
         self._note_trouble = note_trouble
-        self._attempts = Attempts()
 
     async def settle(self, message: Message, walked: Walked, trace: Trace) -> None:
         """Gives a message its verdict.
@@ -67,7 +85,17 @@ class Settler:
         """
         stream = walked.stream.id if walked.stream else message.stream
         attempts = self._attempts.count(message.identity, walked.ending)
-        verdict = decide_verdict(walked.ending, attempts=attempts, policy=self._policy, jitter=draw_jitter())
+        blockable = message.blockable
+        self._breaker.note(
+            blockable, message.identity, walked.ending, reason=walked.reason or walked.ending.value
+        )
+        verdict = decide_verdict(
+            walked.ending,
+            attempts=attempts,
+            policy=self._policy,
+            jitter=draw_jitter(),
+            is_blocked=self._breaker.is_blocked(blockable),
+        )
         self._observe_dependencies(walked)
         fault.point("settling")
         try:
@@ -81,6 +109,8 @@ class Settler:
         fault.point("settled")
         if not isinstance(verdict, Later):
             self._attempts.forget(message.identity)
+            if message.event is not None:
+                self._suspects.clear(message.event.identity())
         self._count(stream, walked, verdict, trace)
         self._log(message, stream, walked, verdict, attempts, trace)
 
@@ -88,7 +118,7 @@ class Settler:
         if walked.ending is Ending.UNAVAILABLE:
             self._note_trouble(walked.reason or "unknown", str(walked.detail.get("error", walked.reason)))
         elif walked.result is not None:
-            for dependency in ("s3", "spool", "disk", "postgresql", "lake"):
+            for dependency in ("s3", "spool", "disk", "postgresql", "lake", "nats"):
                 self._note_trouble(dependency, None)
 
     async def _carry_out(
@@ -161,7 +191,9 @@ class Settler:
     ) -> None:
         """The one canonical log line of a message."""
         age_s = _age_s(walked)
-        log.info(
+        # What was not tried may come back every second.
+        write = log.debug if walked.ending is Ending.HELD_BACK else log.info
+        write(
             "key",
             key=message.event.key if message.event else None,
             stream=str(stream) if stream else None,

@@ -25,6 +25,7 @@ from consumer.metrics import Metrics
 from consumer.objects import Bucket
 from consumer.settings import Settings
 from consumer.spool import Spool
+from consumer.suspects import Suspects
 from consumer.tailing import make_filer_tail
 from consumer.tasks import end
 from consumer.wait import until_available
@@ -118,6 +119,15 @@ class Term:
             lake, epoch = await until_available(
                 "lake", lambda: self._begin(transforms), note=self.state.note, stop=self.stop
             )
+            suspects = Suspects(
+                broker,
+                writer=self.instance,
+                is_writer=lambda: self.election.is_held,
+                repair=lambda: self._prepare(broker),
+                slots=settings.worker_slots,
+            )
+            await until_available("nats", suspects.begin, note=self.state.note, stop=self.stop)
+            held.push_async_callback(suspects.close)
             writer = Writer(
                 lambda: Lake(settings.lake(self.instance)),
                 epoch=epoch,
@@ -138,9 +148,15 @@ class Term:
                 limits=settings.file_limits,
                 writer=writer,
                 reads=asyncio.Semaphore(settings.worker_reads),
+                suspects=suspects,
             )
             pool = WorkerPool(
-                WorkerConfig(slots=settings.worker_slots, ack_wait_s=settings.ack_wait_s),
+                WorkerConfig(
+                    slots=settings.worker_slots,
+                    ack_wait_s=settings.ack_wait_s,
+                    breaker_keys=settings.breaker_keys,
+                    breaker_probe_s=settings.breaker_probe_s,
+                ),
                 broker=broker,
                 walk=walk,
                 metrics=self.metrics,

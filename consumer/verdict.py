@@ -1,6 +1,7 @@
 """The verdict: what happens to a message. A pure function of what became of its key and how often it was tried.
 
-A message ends as *done* (acked), *later* (given back with a delay) or *dead* (recorded, announced, given up).
+A message ends as *done* (acked), *later* (given back with a delay) or *dead* (recorded, announced, given up). What
+is not the key's own fault never brings it nearer to its death, however often it happens.
 """
 
 import random
@@ -10,23 +11,38 @@ from typing import assert_never
 
 
 class Ending(StrEnum):
-    """What became of a key in one attempt."""
+    """What became of a key in one attempt.
+
+    SUPERSEDED: the event is about a version that the bucket does not hold any more, and the one that it holds was
+    in the lake already. HELD_BACK: it was not its turn, nothing was tried. CRASHED_PROCESS: the process died with it
+    too often (`consumer.suspects`).
+    """
 
     LOADED = "loaded"
     REPLACED = "replaced"
     REPLAYED = "replayed"
     DUPLICATE = "duplicate"
+    SUPERSEDED = "superseded"
     REMOVED = "removed"
     ABSENT = "absent"
     KEPT = "kept"
     STALE = "stale"
     NOT_YET = "not_yet"
+    HELD_BACK = "held_back"
     CLAIM_LOST = "claim_lost"
     UNAVAILABLE = "unavailable"
     UNEXPECTED = "unexpected"
     UNROUTED = "unrouted"
     UNDECODABLE = "undecodable"
     POISON = "poison"
+    CRASHED_PROCESS = "crashed_process"
+
+
+LOADS = frozenset({Ending.LOADED, Ending.REPLACED, Ending.REPLAYED, Ending.DUPLICATE, Ending.SUPERSEDED})
+"""The endings of an object whose rows are in the lake, through the check and the writer."""
+
+FAULTS = frozenset({Ending.UNEXPECTED, Ending.POISON, Ending.CRASHED_PROCESS})
+"""The endings of a stream's key that are its own fault: dead, or on the way there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +74,17 @@ class Policy:
     max_delay_s: float = 60.0
 
 
-def decide_verdict(ending: Ending, *, attempts: int, policy: Policy, jitter: float) -> Verdict:
+def decide_verdict(
+    ending: Ending, *, attempts: int, policy: Policy, jitter: float, is_blocked: bool = False
+) -> Verdict:
     """Decides a message's verdict.
 
     Args:
         ending: what became of the key.
-        attempts: how often it ended like this in a row, this time included.
+        attempts: how often it ended like this, this time included; other endings don't count.
         policy: how patient we are.
         jitter: from 0 to 1, spreads retries so that they don't come back all at once.
+        is_blocked: its stream is (`consumer.breaker`): none of its keys is given up.
     """
     match ending:
         case (
@@ -73,6 +92,7 @@ def decide_verdict(ending: Ending, *, attempts: int, policy: Policy, jitter: flo
             | Ending.REPLACED
             | Ending.REPLAYED
             | Ending.DUPLICATE
+            | Ending.SUPERSEDED
             | Ending.REMOVED
             | Ending.ABSENT
             | Ending.KEPT
@@ -81,13 +101,17 @@ def decide_verdict(ending: Ending, *, attempts: int, policy: Policy, jitter: flo
             return Done()
         case Ending.NOT_YET | Ending.UNAVAILABLE:
             return Later(delay_s=backoff(attempts, policy=policy, jitter=jitter))
+        case Ending.HELD_BACK:
+            return Later(delay_s=backoff(1, policy=policy, jitter=jitter))
         case Ending.CLAIM_LOST:
             return Later(delay_s=0.0)
         case Ending.UNEXPECTED:
-            if attempts >= policy.unexpected_attempts:
+            if attempts >= policy.unexpected_attempts and not is_blocked:
                 return Dead()
             return Later(delay_s=backoff(attempts, policy=policy, jitter=jitter))
-        case Ending.UNROUTED | Ending.UNDECODABLE | Ending.POISON:
+        case Ending.POISON | Ending.CRASHED_PROCESS:
+            return Later(delay_s=backoff(1, policy=policy, jitter=jitter)) if is_blocked else Dead()
+        case Ending.UNROUTED | Ending.UNDECODABLE:
             return Dead()
         case _:
             assert_never(ending)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from consumer.breaker import Blocked, Breaker
 from consumer.broker import Broker, Delivery
-from consumer.claims import Claim, KeyLocks
-from consumer.errors import BadKeyEvent, Unavailable
+from consumer.claims import Attempts, Claim, KeyLocks
+from consumer.errors import BadKeyEvent, Misconfigured, Unavailable
 from consumer.events import Identity, KeyEvent
 from consumer.key import KeyWalk, Trace, Walked
 from consumer.logs import frames
@@ -26,6 +27,8 @@ log = structlog.get_logger()
 
 FETCH_MOST = 64
 FETCH_WAIT_S = 5.0
+LOOK_AGAIN_S = 0.5
+GIVEN_BACK_S = 1.0
 REPAIR_EVERY = 10
 """After this many failures in a row the js_streams are set up again: the server's storage may be a new one."""
 
@@ -36,6 +39,8 @@ class WorkerConfig:
 
     slots: int
     ack_wait_s: float
+    breaker_keys: int
+    breaker_probe_s: float
     policy: Policy = field(default_factory=Policy)
 
 
@@ -62,9 +67,18 @@ class WorkerPool:
         self._locks = KeyLocks()
         self._note_trouble = note_trouble
         self._repair = repair
+        self._attempts = Attempts()
+        self.breaker = Breaker(
+            keys=config.breaker_keys, probe_s=config.breaker_probe_s, changed=self._stream_changed
+        )
+        for stream in walk.streams:
+            self._show_blocked(stream.id, is_blocked=False)
         self._settler = Settler(
             broker=broker,
             writer=walk.writer,
+            suspects=walk.suspects,
+            breaker=self.breaker,
+            attempts=self._attempts,
             metrics=metrics,
             policy=config.policy,
             note_trouble=note_trouble,
@@ -75,7 +89,8 @@ class WorkerPool:
     async def run(self) -> None:
         """Pulls until cancelled. Raises what no key can be blamed for (LakeFenced)."""
         streams: list[StreamId | None] = [stream.id for stream in self._walk.streams]
-        await run_together([*(self._pull(stream) for stream in (*streams, None)), self._watch()])
+        pulls = [self._pull(stream) for stream in (*streams, None)]
+        await run_together([*pulls, self._walk.suspects.run(), self._watch()])
 
     async def _watch(self) -> None:
         await asyncio.shield(self.crashed)
@@ -92,17 +107,51 @@ class WorkerPool:
         """Claims a stream's keys. While it has none it holds one slot; else idle streams would starve the others."""
         failures = 0
         while True:
-            await self._slots.acquire()
             try:
-                found = await self._claim(stream, 1, self._idle_wait_s)
-                while found and (more := await self._take_free_slots()):
-                    found = await self._claim(stream, more, 0)
+                if stream is not None and self.breaker.is_blocked(stream):
+                    await self._probe(stream)
+                else:
+                    await self._pull_once(stream)
                 if failures:
                     self._note_trouble("nats", None)
                 failures = 0
             except Unavailable as error:
                 failures += 1
                 await self._wait_for_queue(stream, failures, error)
+
+    async def _pull_once(self, stream: StreamId | None) -> None:
+        await self._slots.acquire()
+        found = await self._claim(stream, 1, self._idle_wait_s)
+        while found and not self.breaker.is_blocked(stream) and (more := await self._take_free_slots()):
+            found = await self._claim(stream, more, 0)
+
+    async def _probe(self, stream: StreamId) -> None:
+        """Waits until a probe of a blocked stream is due, and works on one key; the others that come go back."""
+        if wait_s := min(self.breaker.probe_in_s(stream), LOOK_AGAIN_S):
+            await asyncio.sleep(wait_s)
+            return
+        await self._slots.acquire()
+        found: list[Delivery] = []
+        try:
+            found = await self._fetch_untried(stream)
+        finally:
+            if not found:
+                self._slots.release()
+        if found:
+            chosen = self.breaker.choose_probe(stream, [identity_of(each) for each in found])
+            probe = self._start(found.pop(chosen), stream, is_probe=True)
+            for other in found:
+                await other.later(GIVEN_BACK_S)
+            await asyncio.wait({probe})
+
+    async def _fetch_untried(self, stream: StreamId) -> list[Delivery]:
+        """Claims keys until there is one that has not failed since the stream is blocked, or no more come."""
+        found = await self._broker.fetch(stream, FETCH_MOST, self._idle_wait_s)
+        more = found
+        while more and not self.breaker.has_untried(stream, [identity_of(each) for each in more]):
+            more = await self._broker.fetch(stream, FETCH_MOST, 0)
+            found += more
+        return found
 
     async def _wait_for_queue(self, stream: StreamId | None, failures: int, error: Unavailable) -> None:
         self._note_trouble("nats", str(error))
@@ -136,10 +185,16 @@ class WorkerPool:
             for _ in range(slots - len(deliveries)):
                 self._slots.release()
         for delivery in deliveries:
-            task = asyncio.create_task(self._work(delivery, stream))
-            self._tasks.add(task)
-            task.add_done_callback(self._worked)
+            self._start(delivery, stream)
         return len(deliveries)
+
+    def _start(
+        self, delivery: Delivery, stream: StreamId | None, *, is_probe: bool = False
+    ) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._work(delivery, stream, is_probe=is_probe))
+        self._tasks.add(task)
+        task.add_done_callback(self._worked)
+        return task
 
     def _worked(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -151,7 +206,7 @@ class WorkerPool:
         if error is not None and not self.crashed.done():
             self.crashed.set_exception(error)
 
-    async def _work(self, delivery: Delivery, stream: StreamId | None) -> None:
+    async def _work(self, delivery: Delivery, stream: StreamId | None, *, is_probe: bool) -> None:
         """One message of a stream's subscription, from delivery to verdict carried out."""
         fault.point("claimed")
         self._metrics.in_work.set(len(self._tasks))
@@ -168,17 +223,51 @@ class WorkerPool:
             await self._settler.settle(message, walked, trace)
             return
         message = Message(delivery=delivery, stream=stream, identity=identity, event=event)
+        why_not = self._why_not_now(message, event.key, is_probe=is_probe)
+        if why_not is not None:
+            walked = Walked(ending=Ending.HELD_BACK, reason=why_not)
+            await self._settler.settle(message, walked, trace)
+            return
         async with claim.renewed(), self._locks.held(event.key):
-            walked = await self._guarded(event, claim, trace)
+            walked = await self._guarded(event, claim, trace, isolated=self._attempts.has_failed(identity))
             await self._settler.settle(message, walked, trace)
 
-    async def _guarded(self, event: KeyEvent, claim: Claim, trace: Trace) -> Walked:
+    def _why_not_now(self, message: Message, key: str, *, is_probe: bool) -> str | None:
+        """Says why a key has to go back untried, or None."""
+        if self.breaker.is_blocked(message.blockable) and not is_probe:
+            return "blocked"
+        # Each version of a key that waits for the one before would keep a slot from other keys.
+        return "same_key" if self._locks.is_crowded(key) else None
+
+    async def _guarded(self, event: KeyEvent, claim: Claim, trace: Trace, *, isolated: bool) -> Walked:
         try:
-            return await self._walk.walk(event, is_claimed=claim.is_held, trace=trace)
-        except LakeFenced:
+            return await self._walk.walk(event, is_claimed=claim.is_held, trace=trace, isolated=isolated)
+        except (LakeFenced, Misconfigured):
             raise
         except Exception as error:  # noqa: BLE001 - one key's bug must not stop the others
             # Its text may quote a row's value: only where it was raised is logged.
             log.error("unexpected error", key=event.key, kind=type(error).__name__, frames=frames(error))
             detail = {"kind": type(error).__name__, "at": frames(error)[-1]}
             return Walked(ending=Ending.UNEXPECTED, reason="unexpected", detail=detail)
+
+    def _stream_changed(self, stream: StreamId, blocked: Blocked | None) -> None:
+        self._show_blocked(stream, is_blocked=blocked is not None)
+        if blocked is None:
+            log.info("stream not blocked any more", stream=str(stream))
+        else:
+            log.error(
+                "stream blocked",
+                stream=str(stream),
+                reason=blocked.reason,
+                keys=blocked.keys,
+                hint="its keys wait in the queue, and one is tried now and then; meta.feeder_failures has the last"
+                " ones that were given up",
+            )
+
+    def _show_blocked(self, stream: StreamId, *, is_blocked: bool) -> None:
+        self._metrics.stream_blocked.labels(source=stream.source, stream=stream.stream).set(is_blocked)
+
+
+def identity_of(delivery: Delivery) -> Identity:
+    """The identity that stands at the end of a message's subject."""
+    return Identity(delivery.subject.rpartition(".")[2])

@@ -46,6 +46,7 @@ class Pending:
 
     work: Work
     is_claimed: ClaimCheck
+    isolated: bool = False
     future: "Future[Result]" = field(default_factory=Future["Result"])
     submitted_at: float = field(default_factory=time.monotonic)
 
@@ -121,9 +122,14 @@ class Writer:
         self.ended.set_running_or_notify_cancel()
         self._thread.start()
 
-    def submit(self, work: Work, *, is_claimed: ClaimCheck = lambda: True) -> "Future[Result]":
-        """Queues a work item. Its future resolves after the COMMIT, or fails with ClaimLost or a LakeError."""
-        pending = Pending(work=work, is_claimed=is_claimed)
+    def submit(
+        self, work: Work, *, is_claimed: ClaimCheck = lambda: True, isolated: bool = False
+    ) -> "Future[Result]":
+        """Queues a work item. Its future resolves after the COMMIT, or fails with ClaimLost or a LakeError.
+
+        With `isolated` it gets a transaction of its own: one that failed before would only have others tried again.
+        """
+        pending = Pending(work=work, is_claimed=is_claimed, isolated=isolated)
         self._queue.put(pending)
         self._refuse_after_end()
         return pending.future
@@ -192,12 +198,13 @@ class Writer:
         self._pause_between_commits()
         batch, keys = [first], {_key(first.work)}
         files, rows, size = 1, _rows(first.work), _bytes(first.work)
-        while files < self._limits.files:
+        while files < self._limits.files and not first.isolated:
             item = self._next(0)
             if item is None:
                 break
             fits = isinstance(item, Pending) and not (
-                rows + _rows(item.work) > self._limits.rows
+                item.isolated
+                or rows + _rows(item.work) > self._limits.rows
                 or size + _bytes(item.work) > self._limits.bytes
                 or _key(item.work) in keys
             )
