@@ -1,5 +1,6 @@
 """The ledger `meta.feeder_files`: a row for each load; the latest row of a (bucket, key) is its state."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -74,8 +75,10 @@ def latest_states(transaction: Queryable, keys: Sequence[tuple[str, str]]) -> di
         "SELECT bucket, key, last(etag ORDER BY epoch, loaded_at), last(action ORDER BY epoch, loaded_at),"
         " last(rows ORDER BY epoch, loaded_at) FROM meta.feeder_files"
         # The bounds let DuckLake skip files by their statistics; the semi join then takes the very keys.
-        " WHERE key BETWEEN ? AND ? AND (bucket, key) IN (SELECT unnest(?), unnest(?)) GROUP BY bucket, key",
-        (min(names, key=str.encode), max(names, key=str.encode), buckets, names),
+        " WHERE key BETWEEN ? AND ? AND (bucket, key) IN (SELECT unnest(from_json(?, '[\"VARCHAR\"]')),"
+        " unnest(from_json(?, '[\"VARCHAR\"]'))) GROUP BY bucket, key",
+        # As text: to bind a list takes DuckDB's client 0.2 ms for each element.
+        (min(names, key=str.encode), max(names, key=str.encode), json.dumps(buckets), json.dumps(names)),
     )
     return {
         (bucket, key): KeyState(etag=etag, action=action, rows=count)

@@ -2,43 +2,69 @@
 
 Notifications are hints and the bucket is the truth: this closes whatever hole the other ways in have left, and
 finds what was there before us. SeaweedFS lists in the order of a directory walk, so keys are compared as sets
-page by page, and no last key is kept between sweeps.
+page by page, and no last key is kept between sweeps. Of streams with `on_delete: remove` it also finds what is
+gone, once the listing is whole (`consumer.ingress.gone`).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
 
 from consumer.errors import BadKeyEvent, Unavailable
 from consumer.events import KeyEvent
+from consumer.ingress.gone import Gone, GonePolicy, find_gone, removals
+from consumer.ingress.room import Room
 from consumer.objects import Bucket, ListedObject
 from feeders import fault
 from feeders.failures import dead_versions
 from feeders.lake import LakeError
 from feeders.ledger import latest_states
+from feeders.presence import begin_listing, note_listed
 from feeders.reader import LakeReader, Queryable
-from feeders.streams import StreamId, StreamTable
+from feeders.streams import Stream, StreamId, StreamTable
 
 log = structlog.get_logger()
 
+FOUND_BY = "sweep"
 PAGE = 1000
-WAIT_S = 0.5
+STALLED_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """What a sweep saw: objects listed, and keys published that were neither loaded, dead nor pending."""
+    """What a sweep saw and did.
+
+    Attributes:
+        listed: objects in the bucket.
+        published: keys that were neither loaded, dead nor pending.
+        removed: keys that are gone from the bucket, published as such, and were not pending.
+        gone: what was found for each stream of which keys are gone, those that wait for a person included.
+        stalled: streams whose queue was full and did not move: not all of theirs was published.
+    """
 
     listed: int
     published: int
+    removed: int = 0
+    gone: Mapping[StreamId, Gone] = field(default_factory=dict[StreamId, Gone])
+    stalled: frozenset[StreamId | None] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """One sweep of the landing prefix; `run` may be called again."""
+    """One sweep of the landing prefix; `run` may be called again.
+
+    Attributes:
+        publish: puts an event into the queue; False if it is there already.
+        pending: how many keys of a stream the queue holds.
+        max_pending: how many it may hold for a sweep to add to them.
+        found: hears of each key that was published and was not pending.
+        policy: what is done about keys that are gone.
+        only: the one stream to look at, instead of the whole prefix.
+        stalled_s: how long a full queue may stand still.
+    """
 
     bucket_name: str
     prefix: str
@@ -49,6 +75,9 @@ class Sweep:
     pending: Callable[[StreamId | None], Awaitable[int]]
     max_pending: int
     found: Callable[[StreamId | None], None]
+    policy: GonePolicy = field(default_factory=GonePolicy)
+    only: Stream | None = None
+    stalled_s: float = STALLED_S
 
     async def run(self) -> Swept:
         """Lists, compares and publishes once.
@@ -57,19 +86,55 @@ class Sweep:
             Unavailable: S3 or NATS does not answer; what was published stays, the rest waits for the next run.
             LakeError: the ledger can't be read.
         """
-        listed = published = 0
-        room: dict[StreamId | None, int] = {}
-        async for page in pages(self.bucket.list(f"{self.prefix}/" if self.prefix else ""), PAGE):
+        room = Room(self.pending, self.max_pending, self.stalled_s)
+        removing = self._removing()
+        until = await asyncio.to_thread(self.reader.read, begin_listing) if removing else None
+        listed = published = removed = 0
+        async for page in pages(self._list(), PAGE):
             listed += len(page)
             unknown = await asyncio.to_thread(
-                self.reader.read, lambda lake, page=page: self._unknown(lake, page)
+                self.reader.read, lambda lake, page=page: self._unknown(lake, page, removing)
             )
             for item in unknown:
                 published += await self._publish(item, room)
             fault.point("page swept")
-        return Swept(listed=listed, published=published)
+        # Only now: the listing is whole.
+        gone: dict[StreamId, Gone] = {}
+        for number, stream in enumerate(removing):
+            found = await find_gone(
+                self.reader,
+                stream,
+                number=number,
+                bucket=self.bucket_name,
+                until=until,
+                policy=self.policy,
+            )
+            if found is not None:
+                gone[stream.id] = found
+            if found is not None and not found.must_wait:
+                async for event in removals(self.reader, bucket=self.bucket_name, found_by=FOUND_BY):
+                    removed += await self._send(event, stream.id, room)
+        return Swept(listed=listed, published=published, removed=removed, gone=gone, stalled=room.stalled)
 
-    def _unknown(self, lake: Queryable, page: Sequence[ListedObject]) -> list[ListedObject]:
+    def _removing(self) -> list[Stream]:
+        """The streams whose rows go with their objects."""
+        return [
+            stream for stream in self.streams if stream.on_delete == "remove" and self.only in (None, stream)
+        ]
+
+    async def _list(self) -> AsyncIterator[ListedObject]:
+        for place in [self.prefix] if self.only is None else self.only.landing:
+            async for item in self.bucket.list(f"{place}/" if place else ""):
+                yield item
+
+    def _unknown(
+        self, lake: Queryable, page: Sequence[ListedObject], removing: Sequence[Stream]
+    ) -> list[ListedObject]:
+        if removing:
+            numbers = {stream.id: number for number, stream in enumerate(removing)}
+            routes = [self.streams.route(item.key) for item in page]
+            of_streams = [numbers.get(route.stream.id, -1) if route else -1 for route in routes]
+            note_listed(lake, list(zip(of_streams, (item.key for item in page), strict=True)))
         keys = [(self.bucket_name, item.key) for item in page]
         states = latest_states(lake, keys)
         dead = dead_versions(lake, keys)
@@ -82,14 +147,8 @@ class Sweep:
                 unknown.append(item)
         return unknown
 
-    async def _publish(self, item: ListedObject, room: dict[StreamId | None, int]) -> bool:
+    async def _publish(self, item: ListedObject, room: Room) -> bool:
         route = self.streams.route(item.key)
-        stream = route.stream.id if route else None
-        while room.get(stream, 0) <= 0:
-            room[stream] = self.max_pending - await self.pending(stream)
-            if room[stream] <= 0:
-                await asyncio.sleep(WAIT_S)
-        room[stream] -= 1
         try:
             event = KeyEvent(
                 event="created",
@@ -99,21 +158,24 @@ class Sweep:
                 size=item.size_bytes,
                 mtime=item.last_modified.timestamp() if item.last_modified else None,
                 version_id=None,
-                found_by="sweep",
+                found_by=FOUND_BY,
                 sent_at=datetime.now(UTC),
                 replay=None,
             )
         except BadKeyEvent as error:
             log.warning("an object that no key event can name", key=item.key[:1024], error=str(error))
             return False
-        fresh = await self.publish(event, stream)
+        fresh = await self._send(event, route.stream.id if route else None, room)
         if fresh:
-            self.found(stream)
+            self.found(route.stream.id if route else None)
         return fresh
+
+    async def _send(self, event: KeyEvent, stream: StreamId | None, room: Room) -> bool:
+        return await room.take(stream) and await self.publish(event, stream)
 
 
 async def sweep_until_done(sweep: Sweep, *, wait_s: float, report: Callable[[Exception], None]) -> Swept:
-    """Runs a sweep until one is whole: an unavailable server is waited for."""
+    """Runs a sweep until one gets through: an unavailable server is waited for."""
     while True:
         try:
             return await sweep.run()
