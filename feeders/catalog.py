@@ -168,3 +168,37 @@ def newest_snapshot(connection: psycopg.Connection[tuple[Any, ...]], catalog: Ca
     except psycopg.errors.UndefinedTable:
         return -1
     return row[0] if row and isinstance(row[0], int) else -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A snapshot of the catalog. After a restore its id is given out again, with another time."""
+
+    id: int
+    made_at: str
+
+
+def look_at_snapshots(catalog: Catalog, *, marked: int | None) -> tuple[Snapshot | None, Snapshot | None]:
+    """Reads the newest snapshot, and the one with the id `marked`; None for what is not there.
+
+    Raises:
+        LakeUnavailable: the catalog did not answer.
+        LakeMisconfigured: the login was refused.
+    """
+    try:
+        with catalog.connect(application=f"{APPLICATION_PREFIX}watch") as connection:
+            rows = connection.execute(
+                in_schema(
+                    catalog,
+                    "SELECT snapshot_id, extract(epoch FROM snapshot_time)::text FROM {schema}.ducklake_snapshot"
+                    " WHERE snapshot_id = (SELECT max(snapshot_id) FROM {schema}.ducklake_snapshot)"
+                    " OR snapshot_id = %s ORDER BY snapshot_id",
+                ),
+                (marked,),
+            ).fetchall()
+    except psycopg.errors.UndefinedTable:
+        return None, None
+    except psycopg.Error as error:
+        raise LakeUnavailable("postgresql", str(error)) from error
+    found = [Snapshot(id=number, made_at=made_at) for number, made_at in rows]
+    return (found[-1] if found else None), next((each for each in found if each.id == marked), None)

@@ -21,10 +21,10 @@ class LakeError(Exception):
 
 
 class LakeUnavailable(LakeError):
-    """PostgreSQL or S3 does not answer; `dependency` says which one."""
+    """PostgreSQL or S3 does not answer; `dependency` says which one, or "lake": the catalog is not what it was."""
 
-    def __init__(self, dependency: Literal["postgresql", "s3", "disk"], message: str) -> None:
-        super().__init__(f"{dependency} does not answer: {message}")
+    def __init__(self, dependency: Literal["postgresql", "s3", "disk", "lake"], message: str) -> None:
+        super().__init__(f"{dependency}{'' if dependency == 'lake' else ' does not answer'}: {message}")
         self.dependency = dependency
 
 

@@ -4,7 +4,7 @@ Errors of DuckDB are classified here, once, as feeders.errors names them.
 """
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -38,6 +38,7 @@ __all__ = [
     "Row",
     "StatementFailed",
     "Transaction",
+    "Watermark",
     "describe_create_table",
 ]
 
@@ -60,7 +61,13 @@ class ObjectStore:
 
 @dataclass(frozen=True, kw_only=True)
 class LakeConfig:
-    """How to open the lake. `instance` names this process in PostgreSQL's list of sessions."""
+    """How to open the lake.
+
+    Attributes:
+        instance: names this process in PostgreSQL's list of sessions.
+        may_create: make the lake if the catalog has none. False where one is known to be: in the middle of a
+            restore the catalog is empty, and a new lake would be in the way of the old one.
+    """
 
     catalog: Catalog
     store: ObjectStore
@@ -69,6 +76,38 @@ class LakeConfig:
     memory_limit_bytes: int = 384 * 1024**2
     threads: int = 2
     temp_directory: Path | None = None
+    may_create: bool = True
+
+
+class Watermark:
+    """The newest snapshot that this process's transactions have seen. From any thread.
+
+    Of a catalog that was restored from a dump, or lost its last commits in a failover, the newest snapshot is an
+    older one. An open DuckDB instance does not notice: what it has cached is kept under numbers that are given out
+    again. So each transaction asks, and a lake that went back is opened anew.
+    """
+
+    def __init__(self, went_back: Callable[[int, int], None] = lambda _, __: None) -> None:
+        """Take whom to tell, from the lake's thread: the newest snapshot, and the one that was seen before."""
+        self._went_back = went_back
+        self.newest = -1
+
+    def require(self, found: int) -> None:
+        """Notes the newest snapshot as a transaction sees it.
+
+        Raises:
+            LakeUnavailable: it is below what was seen before. The next transaction begins from it.
+        """
+        seen, self.newest = self.newest, found
+        if found < seen:
+            self._went_back(found, seen)
+            raise LakeUnavailable(
+                "lake", f"the catalog went back to snapshot {found}, {seen} was seen: it was restored"
+            )
+
+    def saw(self, snapshot: int) -> None:
+        """Notes a snapshot that a transaction has made."""
+        self.newest = max(self.newest, snapshot)
 
 
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -174,8 +213,9 @@ class Lake:
     next statement opens a new one.
     """
 
-    def __init__(self, config: LakeConfig) -> None:
+    def __init__(self, config: LakeConfig, watermark: Watermark | None = None) -> None:
         self.config = config
+        self._watermark = watermark
         self._connection: duckdb.DuckDBPyConnection | None = self._open()
 
     def _open(self) -> duckdb.DuckDBPyConnection:
@@ -225,13 +265,36 @@ class Lake:
                 f"CALL {CATALOG_NAME}.set_commit_message(?, ?, extra_info => ?)",
                 ("lotus-lake", message, transaction.batch_id),
             )
+            began_at = self._require_no_step_back(transaction)
             yield transaction
         except BaseException:
             self._roll_back(connection)
             raise
         fault.point("committing")
         self._commit(connection, transaction.batch_id)
+        if self._watermark is not None:
+            self._watermark.saw(self._last_committed(began_at))
         fault.point("committed")
+
+    def _require_no_step_back(self, transaction: Transaction) -> int:
+        """Asks for the newest snapshot, if anybody keeps a watermark. Raises LakeUnavailable."""
+        if self._watermark is None:
+            return -1
+        found = int(transaction.query("SELECT id FROM lakehouse.current_snapshot()")[0][0])
+        self._watermark.require(found)
+        return found
+
+    def _last_committed(self, began_at: int) -> int:
+        """The snapshot that the last transaction made; the one before it if it changed nothing."""
+        if self._connection is None:
+            # Its COMMIT was applied and the answer lost: without retries its snapshot is the one that comes next.
+            return began_at + 1
+        try:
+            rows = self.query("SELECT id FROM lakehouse.last_committed_snapshot()")
+        except LakeError:
+            # It is committed, whatever this one says.
+            return began_at
+        return int(rows[0][0]) if rows and rows[0][0] is not None else began_at
 
     def _roll_back(self, connection: duckdb.DuckDBPyConnection) -> None:
         try:
@@ -288,7 +351,10 @@ def attach(connection: duckdb.DuckDBPyConnection, config: LakeConfig) -> None:
         " METADATA_PARAMETERS MAP {'TYPE': 'postgres', 'SECRET': 'lake_catalog'})",
         (session, config.data_path, catalog.schema),
     )
-    connection.execute(f"ATTACH 'ducklake:lake' AS {CATALOG_NAME} (DATA_INLINING_ROW_LIMIT 0)")
+    may_create = "true" if config.may_create else "false"
+    connection.execute(
+        f"ATTACH 'ducklake:lake' AS {CATALOG_NAME} (DATA_INLINING_ROW_LIMIT 0, CREATE_IF_NOT_EXISTS {may_create})"
+    )
     connection.execute(f"USE {CATALOG_NAME}.main")
 
 
@@ -308,6 +374,8 @@ def run(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[ob
 
 def why_not_opened(error: duckdb.Error, catalog: Catalog) -> LakeError:
     """Names the next move for an ATTACH that failed; of a login that was refused only PostgreSQL says it."""
+    if _NO_LAKE.search(str(error)):
+        return LakeUnavailable("lake", "the catalog has no lake; there was one before: is it being restored?")
     found = classify(error)
     if isinstance(found, LakeUnavailable) and found.dependency == "postgresql":
         try:
@@ -317,6 +385,7 @@ def why_not_opened(error: duckdb.Error, catalog: Catalog) -> LakeError:
     return found
 
 
+_NO_LAKE = re.compile("creating a new DuckLake is explicitly disabled")
 _ABOUT_DATA = (
     duckdb.ConversionException,
     duckdb.OutOfRangeException,
