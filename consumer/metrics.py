@@ -52,6 +52,13 @@ class Metrics:
             ["source", "stream"],
             registry=registry,
         )
+        self.drift = Counter(
+            "lotus_lake_drift_files_total",
+            "How many files were not as their table, and what was done: widen (cast), rescue, add or reject?"
+            " A file counts once, and once more if its table got columns for it.",
+            ["source", "stream", "kind"],
+            registry=registry,
+        )
         self.dead = Counter(
             "lotus_lake_dead_letters_total",
             "How many messages were given up, and why?",
@@ -122,6 +129,24 @@ class Metrics:
             "lotus_lake_undecodable_events_total",
             "How many notifications were not understood?",
             ["way"],
+            registry=registry,
+        )
+        self.sweeps = Counter(
+            "lotus_lake_sweeps_total",
+            "How often was the bucket swept, and why? All but start, interval and unfinished are gaps.",
+            ["reason"],
+            registry=registry,
+        )
+        self.sweep_seconds = Gauge(
+            "lotus_lake_sweep_seconds", "How long did the last sweep take?", registry=registry
+        )
+        self.swept_at = Gauge(
+            "lotus_lake_swept_timestamp_seconds", "When did the last sweep end?", registry=registry
+        )
+        self.removals_held = Gauge(
+            "lotus_lake_removals_held_keys",
+            "How many keys are gone from the bucket and wait for `lotus-lake sweep --confirm`?",
+            ["source", "stream"],
             registry=registry,
         )
         self.swept = Counter(

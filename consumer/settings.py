@@ -127,8 +127,20 @@ class Settings(BaseSettings):
     sweep_at_start: bool = Field(
         True, description="List the landing prefix at start and publish what the ledger lacks."
     )
+    sweep_interval_s: float = Field(
+        3600.0,
+        ge=0,
+        description="The landing prefix is listed again this long after the last time; 0: only after a gap.",
+    )
     sweep_max_pending: int = Field(
         10_000, ge=1, description="A sweep keeps at most this many keys of a stream in the queue."
+    )
+    sweep_max_removed_percent: int = Field(
+        10,
+        ge=0,
+        le=100,
+        description="With on_delete: remove, more of a stream's keys gone at once wait for"
+        " `lotus-lake sweep --confirm`.",
     )
 
     http_host: str = Field("127.0.0.1", description="Address of /metrics, /livez and /readyz.")

@@ -10,6 +10,7 @@ from consumer.events import KeyEvent
 from consumer.ingress.filer_tail import FilerTail, FilerTailConfig, FilerTls
 from consumer.metrics import Metrics
 from consumer.settings import Settings
+from consumer.sweeping import Reason
 from feeders import fault
 from feeders.streams import StreamId, StreamTable
 
@@ -21,8 +22,9 @@ POSITION = "filer_tail"
 class TailReport:
     """Turns what the tail tells into metrics and log lines: one line when its state changes."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, gap: Callable[[Reason, str | None], None]) -> None:
         self._metrics = metrics
+        self._gap = gap
         self._is_connected: bool | None = None
 
     def connected(self) -> None:
@@ -47,6 +49,19 @@ class TailReport:
         """A record was not understood; the sweep finds what it was about."""
         log.warning("undecodable filer event", reason=error.reason)
         self._metrics.undecodable.labels(way="filer_tail").inc()
+        self._gap(Reason.UNDECODABLE, error.reason)
+
+    def position_lost(self) -> None:
+        """The position is gone from KV, or nobody ever saved one."""
+        self._gap(Reason.POSITION_LOST, "the tail of the filer's log begins now: there is no saved position")
+
+    def returned(self) -> None:
+        """The filer was away."""
+        self._gap(Reason.FILER_AWAY, "a filer that was killed forgets the last minute of its log")
+
+    def log_lost(self, reason: str) -> None:
+        """The log does not reach back to our position."""
+        self._gap(Reason.LOG_LOST, reason)
 
 
 def tail_config(settings: Settings, address: str) -> FilerTailConfig:
@@ -77,8 +92,17 @@ def make_filer_tail(
     broker: Broker,
     publish: Callable[[KeyEvent, StreamId | None], Awaitable[bool]],
     metrics: Metrics,
+    gap: Callable[[Reason, str | None], None],
 ) -> FilerTail | None:
     """Builds the tail; None if it is turned off.
+
+    Args:
+        settings: say which filer.
+        streams: route the keys.
+        broker: keeps the position.
+        publish: puts a key into the queue.
+        metrics: are told what the tail does.
+        gap: told when events may be missing.
 
     Raises:
         Misconfigured: only a part of the TLS files is set.
@@ -95,10 +119,10 @@ def make_filer_tail(
 
     async def load() -> int | None:
         saved = await broker.kv_get("state", POSITION)
-        return int(saved) if saved else None
+        return int(saved) if saved and saved.isdigit() else None
 
     async def save(position_ns: int) -> None:
         await broker.kv_put("state", POSITION, str(position_ns).encode())
         fault.point("position saved")
 
-    return FilerTail(config, publish_routed, load, save, TailReport(metrics))
+    return FilerTail(config, publish_routed, load, save, TailReport(metrics, gap))

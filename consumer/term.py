@@ -6,9 +6,9 @@ in work are finished under one deadline, then the writer stops, then the connect
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed_version
 
 import structlog
@@ -16,16 +16,19 @@ import structlog
 from consumer.broker import Broker
 from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import Definitions
+from consumer.drifting import DriftReport, Growing
 from consumer.election import Election
 from consumer.errors import Misconfigured, NeedsMending, Unavailable
 from consumer.events import KeyEvent
-from consumer.ingress.sweep import Sweep, sweep_until_done
+from consumer.gaps import Gaps
+from consumer.ingress.sweep import Swept, sweep_until_done
 from consumer.key import KeyWalk
 from consumer.metrics import Metrics
 from consumer.objects import Bucket
 from consumer.settings import Settings
 from consumer.spool import Spool
 from consumer.suspects import Suspects
+from consumer.sweeping import Sweeping, make_sweep
 from consumer.tailing import make_filer_tail
 from consumer.tasks import end
 from consumer.wait import until_available
@@ -103,7 +106,13 @@ class Term:
                 "nats", lambda: Broker.connect(config), note=self.state.note, stop=self.stop
             )
             held.push_async_callback(broker.close)
-            await until_available("nats", lambda: self._prepare(broker), note=self.state.note, stop=self.stop)
+            gaps = Gaps(
+                broker,
+                settings.catalog,
+                prepare=lambda: self._prepare(broker),
+                sweeping=Sweeping(interval_s=settings.sweep_interval_s, metrics=self.metrics),
+            )
+            await until_available("nats", gaps.begin, note=self.state.note, stop=self.stop)
             bucket = await held.enter_async_context(loader_bucket(settings, settings.landing_bucket))
             await until_available(
                 "s3", lambda: self._prove_store(bucket), note=self.state.note, stop=self.stop
@@ -117,19 +126,19 @@ class Term:
                 observe=self._observe_models,
             )
             lake, epoch = await until_available(
-                "lake", lambda: self._begin(transforms), note=self.state.note, stop=self.stop
+                "lake", lambda: self._begin(transforms, gaps), note=self.state.note, stop=self.stop
             )
             suspects = Suspects(
                 broker,
                 writer=self.instance,
                 is_writer=lambda: self.election.is_held,
-                repair=lambda: self._prepare(broker),
+                repair=gaps.queue.repair,
                 slots=settings.worker_slots,
             )
             await until_available("nats", suspects.begin, note=self.state.note, stop=self.stop)
             held.push_async_callback(suspects.close)
             writer = Writer(
-                lambda: Lake(settings.lake(self.instance)),
+                lambda: Lake(replace(settings.lake(self.instance), may_create=False), gaps.catalog.watermark),
                 epoch=epoch,
                 limits=settings.batch_limits,
                 follow_up=transforms,
@@ -137,9 +146,11 @@ class Term:
             )
             writer.start()
             held.push_async_callback(self._close_writer, writer)
-            reader = LakeReader(lambda: Lake(settings.lake(self.instance.replace("w-", "r-", 1))))
+            reading = replace(settings.lake(self.instance.replace("w-", "r-", 1)), may_create=False)
+            reader = LakeReader(lambda: Lake(reading))
             # In a thread: a query of the sweep may hold it.
             held.push_async_callback(asyncio.to_thread, reader.close)
+            drift = DriftReport(self.metrics)
             walk = KeyWalk(
                 streams=definitions.streams,
                 bucket_name=settings.landing_bucket,
@@ -149,6 +160,14 @@ class Term:
                 writer=writer,
                 reads=asyncio.Semaphore(settings.worker_reads),
                 suspects=suspects,
+                growing=Growing(
+                    streams=definitions.streams,
+                    writer=writer,
+                    epoch=epoch,
+                    max_columns=settings.file_max_columns,
+                    report=drift,
+                ),
+                drift=drift,
             )
             pool = WorkerPool(
                 WorkerConfig(
@@ -162,17 +181,20 @@ class Term:
                 metrics=self.metrics,
                 term_lasts=lambda: self.election.is_held,
                 note_trouble=self.state.note_trouble,
-                repair=lambda: self._prepare(broker),
+                repair=gaps.queue.repair,
             )
-            await self._work(broker, bucket, reader, writer, pool)
+            gaps.start_sweeping(is_new_lake=epoch == 1, sweep_at_start=settings.sweep_at_start)
+            await self._work(broker, bucket, reader, writer, pool, gaps)
 
-    async def _prepare(self, broker: Broker) -> None:
-        await broker.ensure()
+    async def _prepare(self, broker: Broker) -> bool:
+        """Sets up js_streams and subscriptions; says whether the queue had to be made."""
+        made = await broker.ensure()
         orphans = await broker.subscribe([stream.id for stream in self.definitions.streams])
         if orphans:
             log.warning(
                 "subscriptions of no stream", subscriptions=orphans, hint="their keys wait until it is back"
             )
+        return made
 
     async def _prove_store(self, landing: Bucket) -> None:
         """Reads the landing bucket once, and proves that the loader can't delete what the lake refers to."""
@@ -197,7 +219,7 @@ class Term:
                     )
                 log.warning("the loader may delete", detail=message)
 
-    async def _begin(self, transforms: Transforms) -> tuple[Lake, Epoch]:
+    async def _begin(self, transforms: Transforms, gaps: Gaps) -> tuple[Lake, Epoch]:
         def begin() -> tuple[Lake, Epoch]:
             # It may have been lost while something was waited for: then the sessions to end are the new writer's.
             if not self.election.is_held:
@@ -205,7 +227,9 @@ class Term:
             ended = end_other_writers(self.settings.catalog, instance=self.instance)
             if ended:
                 log.info("ended the catalog sessions of the last writer", sessions=ended)
-            lake = Lake(self.settings.lake(self.instance))
+            # A lake that was seen in this catalog is waited for, and not made anew in the midst of its restore.
+            config = replace(self.settings.lake(self.instance), may_create=not gaps.catalog.has_mark)
+            lake = Lake(config, gaps.catalog.watermark)
             try:
                 epoch = begin_term(
                     lake,
@@ -227,7 +251,13 @@ class Term:
         return lake, epoch
 
     async def _work(
-        self, broker: Broker, bucket: Bucket, reader: LakeReader, writer: Writer, pool: WorkerPool
+        self,
+        broker: Broker,
+        bucket: Bucket,
+        reader: LakeReader,
+        writer: Writer,
+        pool: WorkerPool,
+        gaps: Gaps,
     ) -> None:
         """Runs ingress and workers until the term ends, then drains."""
 
@@ -236,11 +266,28 @@ class Term:
             self.metrics.events.labels(way=event.found_by, result="new" if fresh else "pending").inc()
             return fresh
 
+        sweep = make_sweep(
+            self.settings,
+            self.definitions.streams,
+            broker=broker,
+            bucket=bucket,
+            reader=reader,
+            publish=publish,
+            metrics=self.metrics,
+        )
+
+        async def sweep_whole() -> Swept:
+            # What it has cached may be of a catalog that is no more.
+            await asyncio.to_thread(reader.close)
+            return await sweep_until_done(sweep, wait_s=SWEEP_RETRY_S, report=report_sweep)
+
         ingress = [
-            asyncio.create_task(self._sweep(broker, bucket, reader, publish), name="sweep"),
-            asyncio.create_task(self._look_around(broker, bucket), name="look around"),
+            asyncio.create_task(gaps.sweeping.run(sweep_whole), name="sweep"),
+            asyncio.create_task(self._look_around(broker, bucket, writer, gaps), name="look around"),
         ]
-        tail = make_filer_tail(self.settings, self.definitions.streams, broker, publish, self.metrics)
+        tail = make_filer_tail(
+            self.settings, self.definitions.streams, broker, publish, self.metrics, gaps.note
+        )
         if tail is not None:
             ingress.append(asyncio.create_task(tail.run(), name="filer tail"))
         pulling = asyncio.create_task(pool.run(), name="workers")
@@ -279,45 +326,11 @@ class Term:
                     else error or RuntimeError("no error")
                 )
 
-    async def _sweep(
-        self,
-        broker: Broker,
-        bucket: Bucket,
-        reader: LakeReader,
-        publish: Callable[[KeyEvent, StreamId | None], Awaitable[bool]],
-    ) -> None:
-        if not self.settings.sweep_at_start:
-            return
-
-        async def pending(stream: StreamId | None) -> int:
-            waiting, claimed = await broker.pending(stream)
-            return waiting + claimed
-
-        def found(stream: StreamId | None) -> None:
-            self.metrics.swept.labels(
-                source=stream.source if stream else "_unrouted", stream=stream.stream if stream else "_"
-            ).inc()
-
-        sweep = Sweep(
-            bucket_name=self.settings.landing_bucket,
-            prefix=self.settings.landing_prefix,
-            bucket=bucket,
-            streams=self.definitions.streams,
-            reader=reader,
-            publish=publish,
-            pending=pending,
-            max_pending=self.settings.sweep_max_pending,
-            found=found,
-        )
-        swept = await sweep_until_done(
-            sweep, wait_s=SWEEP_RETRY_S, report=lambda error: log.warning("sweep waits", error=str(error))
-        )
-        log.info("swept", listed=swept.listed, published=swept.published)
-
-    async def _look_around(self, broker: Broker, bucket: Bucket) -> None:
-        """Keeps the queue's gauges and /readyz up to date; a catalog that is away ends the term by itself."""
+    async def _look_around(self, broker: Broker, bucket: Bucket, writer: Writer, gaps: Gaps) -> None:
+        """Looks for gaps, and keeps the queue's gauges and /readyz up to date."""
         while True:
             try:
+                await gaps.look(writer)
                 for stream in (*(each.id for each in self.definitions.streams), None):
                     waiting, claimed = await broker.pending(stream)
                     labels = (stream.source, stream.stream) if stream else ("_unrouted", "_")
@@ -342,6 +355,11 @@ class Term:
                 log.info("model", model=run.model, rows=run.rows, seconds=round(run.seconds, 4))
             else:
                 log.error("model held back", model=run.model, error=run.error)
+
+
+def report_sweep(error: Exception) -> None:
+    """Says why a sweep has to begin again."""
+    log.warning("sweep waits", error=str(error))
 
 
 def failed(task: "asyncio.Future[None] | asyncio.Task[None]") -> bool:

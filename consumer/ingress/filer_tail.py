@@ -28,6 +28,8 @@ from consumer.tasks import end, run_together
 T = TypeVar("T")
 
 FOUND_BY = "filer_tail"
+# How the filer begins the reason when its log's files are damaged or gone; it names none of it otherwise.
+_UNREADABLE = "persisted log"
 _METHOD = "/filer_pb.SeaweedFiler/SubscribeMetadata"
 _RESPONSE_BYTES_MAX = 64 * 1024 * 1024
 _NS = 1_000_000_000
@@ -62,6 +64,8 @@ class FilerTailConfig:
         client_name: shown in the filer's log and metrics.
         overlap_s: how much is read again at each connect; events may be a little out of order.
         silence_s: how long a connected filer may say nothing; it has a word every few seconds.
+        unreadable_s: how long a filer may say that it can't read its log from our position on; then we give that
+            position up.
         max_in_flight: events that are being published at a time.
         backoff_max_s: the longest wait between two attempts.
     """
@@ -73,6 +77,7 @@ class FilerTailConfig:
     tls: FilerTls | None = None
     overlap_s: float = 2.0
     silence_s: float = 60.0
+    unreadable_s: float = 60.0
     save_interval_s: float = 1.0
     max_in_flight: int = 256
     backoff_max_s: float = 15.0
@@ -99,12 +104,24 @@ class TailObserver(Protocol):
     def undecodable(self, error: Undecodable) -> None:
         """A record of the log was not understood; only the sweep can find what it was about."""
 
+    def position_lost(self) -> None:
+        """There is no saved position: what happened until now is not read from the log."""
+
+    def returned(self) -> None:
+        """The filer answers again after attempts that failed: what it had not yet told us it may have forgotten."""
+
+    def log_lost(self, reason: str) -> None:
+        """The filer can't read its log from our position on: what happened until now is skipped."""
+
 
 class _Silence:
     def connected(self) -> None: ...
     def disconnected(self, reason: str) -> None: ...
     def published(self, event: KeyEvent, *, is_new: bool, delay_s: float) -> None: ...
     def undecodable(self, error: Undecodable) -> None: ...
+    def position_lost(self) -> None: ...
+    def returned(self) -> None: ...
+    def log_lost(self, reason: str) -> None: ...
 
 
 class FilerTail:
@@ -170,12 +187,26 @@ class FilerTail:
 
     async def _reconnect_for_ever(self) -> NoReturn:
         attempt = 0
+        unreadable_since: float | None = None
         while True:
             before = self._seen_ns
-            reason = await self._follow()
+            reason = await self._follow(is_return=attempt > 0 and before > 0)
             self._observe.disconnected(reason)
             attempt = 0 if self._seen_ns > before else attempt + 1
+            now = asyncio.get_running_loop().time()
+            if attempt == 0 or _UNREADABLE not in reason:
+                unreadable_since = None
+            elif unreadable_since is None:
+                unreadable_since = now
+            elif now - unreadable_since >= self._config.unreadable_s:
+                unreadable_since = None
+                self._skip_to_now(reason)
             await asyncio.sleep(_backoff_s(attempt, self._config.backoff_max_s))
+
+    def _skip_to_now(self, reason: str) -> None:
+        """Gives the position up: to ask for it again and again would be to hear nothing for ever."""
+        self._received_ns = max(self._received_ns, time.time_ns())
+        self._observe.log_lost(reason)
 
     async def _find_position(self) -> None:
         position = await _until_available(self._load_position, self._config.backoff_max_s)
@@ -183,10 +214,11 @@ class FilerTail:
             # What was there before is the sweep's. Saved first, so that a restart does not skip anything.
             position = time.time_ns()
             await _until_available(partial(self._save_position, position), self._config.backoff_max_s)
+            self._observe.position_lost()
         # A clock that was set back must not leave us waiting for the future.
         self._received_ns = self._stored_ns = self._saved_ns = min(position, time.time_ns())
 
-    async def _follow(self) -> str:
+    async def _follow(self, *, is_return: bool) -> str:
         """Read the log over one connection; return why it ended."""
         self._epoch += 1
         request = SubscribeMetadataRequest(
@@ -206,19 +238,21 @@ class FilerTail:
                     request_serializer=SubscribeMetadataRequest.SerializeToString,
                     response_deserializer=SubscribeMetadataResponse.FromString,
                 )(request)
-                await self._read(cast("AsyncIterable[SubscribeMetadataResponse]", call))
+                await self._read(cast("AsyncIterable[SubscribeMetadataResponse]", call), is_return=is_return)
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
         except TimeoutError:
             return f"not a word for {self._config.silence_s:g} s"
         return "the filer ended the stream"
 
-    async def _read(self, responses: AsyncIterable[SubscribeMetadataResponse]) -> None:
+    async def _read(self, responses: AsyncIterable[SubscribeMetadataResponse], *, is_return: bool) -> None:
         is_first = True
         async with asyncio.timeout(self._config.silence_s) as silence:
             async for response in responses:
                 if is_first:
                     self._observe.connected()
+                    if is_return:
+                        self._observe.returned()
                     is_first = False
                 # Waiting for NATS is not the filer's silence.
                 silence.reschedule(None)

@@ -86,6 +86,7 @@ class Recorder:
         self.connects = 0
         self.reasons: list[str] = []
         self.errors: list[Undecodable] = []
+        self.gaps: list[str] = []
 
     async def publish(self, event: KeyEvent) -> bool:
         if not self.is_available:
@@ -111,6 +112,15 @@ class Recorder:
 
     def undecodable(self, error: Undecodable) -> None:
         self.errors.append(error)
+
+    def position_lost(self) -> None:
+        self.gaps.append("position_lost")
+
+    def returned(self) -> None:
+        self.gaps.append("returned")
+
+    def log_lost(self, reason: str) -> None:
+        self.gaps.append(f"log_lost: {reason}")
 
     def about(self, key: str) -> list[str]:
         return [event.event for event in self.events if event.key == key]

@@ -51,6 +51,11 @@ class Heard:
     def undecodable(self, error: Undecodable) -> None:
         raise error
 
+    def position_lost(self) -> None: ...
+    def returned(self) -> None: ...
+    def log_lost(self, reason: str) -> None:
+        self.reasons.append(reason)
+
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
