@@ -13,6 +13,8 @@ LotusError
 ├── HeldBack               it is not this key's turn: give it back untried
 ├── CrashedProcess         the process died with this key too often: dead letter, never try it again
 ├── BadKeyEvent            a message is not a key event: dead letter, it can never become one
+├── BadRequest             a request to one of our services can't be carried out as it is: say what is wrong
+├── NoResponder            nobody answers requests on a subject: there is no writer, or it is another namespace
 └── Undecodable            a raw notification is of no known form: dead letter, whole
 ```
 """
@@ -112,3 +114,21 @@ class Undecodable(LotusError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class BadRequest(LotusError):
+    """A request from outside can't be carried out as it is. The text says what was found and expected.
+
+    Attributes:
+        hint: what to send instead.
+        code: as in HTTP: 400, or 413 for too much.
+    """
+
+    def __init__(self, message: str, *, hint: str, code: int = 400) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.code = code
+
+
+class NoResponder(LotusError):
+    """Nobody answers requests on a subject."""

@@ -95,7 +95,8 @@ class KeyEvent:
         """Name this object version, the same for every way in that saw the same fields.
 
         A removal has a name of its own: with that of the creation it would be refused as a repeat while the
-        creation is in flight, and rows of a removed object would stay.
+        creation is in flight, and rows of a removed object would stay. So has a replay, whoever asked for it:
+        it loads what the same event without it leaves alone.
         """
         fields = (
             self.bucket,
@@ -106,7 +107,8 @@ class KeyEvent:
             "" if self.mtime is None else str(math.floor(self.mtime)),
         )
         # NUL can't occur in any field, so the joined text has one reading only.
-        text = "\0".join(fields if self.event == "created" else (*fields, self.event))
+        kind = () if self.event == "created" else (self.event,)
+        text = "\0".join((*fields, *kind, *(("replay",) if self.replay is not None else ())))
         return Identity(hashlib.sha256(text.encode()).hexdigest()[:32])
 
     def to_json(self) -> bytes:

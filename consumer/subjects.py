@@ -1,6 +1,7 @@
 """Names in NATS: subjects, js_streams, KV buckets and subscriptions of one namespace."""
 
 import re
+from enum import Enum
 
 from consumer.events import Identity
 from feeders.streams import StreamId
@@ -8,7 +9,18 @@ from feeders.streams import StreamId
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _UNROUTED = ("_unrouted", "_")
+_REPLAY = "_replay"
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+class Lane(Enum):
+    """Key events that wait apart from those of their streams."""
+
+    REPLAYS = _REPLAY
+
+
+Queued = StreamId | Lane | None
+"""Whose key events: a stream's, those of no stream, or those that a person asked for, of whichever stream."""
 
 
 def check_namespace(namespace: str) -> str:
@@ -57,21 +69,26 @@ def stream_tokens(stream_id: StreamId | None) -> str:
     return f"{encode_token(stream_id.source)}.{encode_token(stream_id.stream)}"
 
 
-def key_subject(namespace: str, stream_id: StreamId | None, identity: Identity) -> str:
+def key_subject(
+    namespace: str, stream_id: StreamId | None, identity: Identity, *, is_replay: bool = False
+) -> str:
     """Return the subject on which a key event waits; `None` is for a key that no stream matches."""
     if not _IDENTITY.fullmatch(identity):
         raise ValueError(f"not an identity: {identity[:40]!r}")
-    return f"{namespace}.keys.{stream_tokens(stream_id)}.{identity}"
+    lane = f"{_REPLAY}." if is_replay else ""
+    return f"{namespace}.keys.{lane}{stream_tokens(stream_id)}.{identity}"
 
 
 def parse_key_subject(namespace: str, subject: str) -> tuple[StreamId | None, Identity]:
-    """Undo `key_subject`.
+    """Undo `key_subject`, for a replay too.
 
     Raises:
         ValueError: it is not such a subject.
     """
     prefix = f"{namespace}.keys."
     tokens = subject.removeprefix(prefix).split(".")
+    if len(tokens) == 4 and tokens[0] == _REPLAY:
+        del tokens[0]
     if not subject.startswith(prefix) or len(tokens) != 3 or not _IDENTITY.fullmatch(tokens[2]):
         raise ValueError(f"not a key subject of namespace {namespace}: {subject[:120]!r}")
     identity = Identity(tokens[2])
@@ -80,9 +97,10 @@ def parse_key_subject(namespace: str, subject: str) -> tuple[StreamId | None, Id
     return StreamId(source=decode_token(tokens[0]), stream=decode_token(tokens[1])), identity
 
 
-def stream_filter(namespace: str, stream_id: StreamId | None) -> str:
-    """Return the subject filter of all keys of a stream, or of those that no stream matches."""
-    return f"{namespace}.keys.{stream_tokens(stream_id)}.*"
+def stream_filter(namespace: str, of: Queued) -> str:
+    """Return the subject filter of all keys of a stream, of those that no stream matches, or of a lane."""
+    tokens = f"{of.value}.*.*" if isinstance(of, Lane) else stream_tokens(of)
+    return f"{namespace}.keys.{tokens}.*"
 
 
 def dead_subject(namespace: str, stream_id: StreamId | None) -> str:
@@ -95,6 +113,21 @@ def commit_subject(namespace: str, stream_id: StreamId | None) -> str:
     return f"{namespace}.commits.{stream_tokens(stream_id)}"
 
 
-def subscription_name(stream_id: StreamId | None) -> str:
-    """Return the name of the durable subscription to a stream's keys: no "." may stand in it."""
-    return "keys==" + stream_tokens(stream_id).replace(".", "==")
+def subscription_name(of: Queued) -> str:
+    """Return the name of the durable subscription to these keys: no "." may stand in it."""
+    return "keys==" + (of.value if isinstance(of, Lane) else stream_tokens(of).replace(".", "=="))
+
+
+def replay_subject(namespace: str) -> str:
+    """Return the subject of requests to load keys again."""
+    return f"{namespace}.replay"
+
+
+def replay_status_subject(namespace: str) -> str:
+    """Return the subject of questions about such a request."""
+    return f"{namespace}.replay.status"
+
+
+def letters_subject(namespace: str) -> str:
+    """Return the subject of requests about dead letters; one token more are those of their feed."""
+    return f"{namespace}.dead"

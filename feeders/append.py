@@ -80,8 +80,11 @@ def apply_batch(
     if entries:
         replace_cursors(transaction, advance(cursors, decided, entries))
     fault.point("cursors written")
-    resolved = [key for i, o in decided if o is not Outcome.ABSENT and (key := key_of(i)) in open_failures]
-    resolve_failures(transaction, keys=resolved, resolution="loaded")
+    buried = [item for item in objects if key_of(item) in open_failures]
+    gone = [key_of(item) for item in buried if isinstance(item, Removal)]
+    loaded = [key_of(item) for item in buried if isinstance(item, Load)]
+    resolve_failures(transaction, keys=loaded, resolution="loaded")
+    resolve_failures(transaction, keys=gone, resolution="removed")
     for item in batch:
         if isinstance(item, Failure):
             record_failure(transaction, item)

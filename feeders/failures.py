@@ -58,12 +58,16 @@ def resolve_failures(transaction: Transaction, *, keys: list[tuple[str, str]], r
 
 
 def dead_versions(lake: Queryable, keys: list[tuple[str, str]]) -> set[tuple[str, str, str | None]]:
-    """Reads which of these (bucket, key) pairs have an open dead letter, with the etag it was about."""
+    """Reads which of these (bucket, key) pairs have a dead letter, with the etag it was about.
+
+    One that a person dropped counts: that version was given up for good, and is not to be found again.
+    """
     if not keys:
         return set()
     rows = lake.query(
         "SELECT bucket, key, etag FROM meta.feeder_failures"
-        " WHERE resolved_at IS NULL AND (bucket, key) IN (SELECT unnest(?), unnest(?))",
+        " WHERE (resolved_at IS NULL OR starts_with(resolution, 'dropped'))"
+        " AND (bucket, key) IN (SELECT unnest(?), unnest(?))",
         ([bucket for bucket, _ in keys], [key for _, key in keys]),
     )
     return {(bucket, key, etag) for bucket, key, etag in rows}

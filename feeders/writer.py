@@ -14,9 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from feeders.append import apply_batch, key_of
-from feeders.epoch import Epoch
+from feeders.epoch import Epoch, require_epoch
 from feeders.failures import Failure
-from feeders.lake import Lake, LakeConflict, LakeError, LakeFenced, LakeUnavailable, StatementFailed
+from feeders.lake import (
+    Lake,
+    LakeConflict,
+    LakeError,
+    LakeFenced,
+    LakeUnavailable,
+    StatementFailed,
+    Transaction,
+)
 from feeders.ledger import LedgerClock
 from feeders.streams import StreamId
 from feeders.work import Applied, ClaimCheck, ClaimLost, Load, Outcome, Result, Work
@@ -140,6 +148,29 @@ class Writer:
         self._queue.put(_Call(function=function, future=future))
         self._refuse_after_end()
         return future
+
+    def transact(self, message: str, function: Callable[[Transaction], T]) -> "Future[T]":
+        """Runs a function in a transaction of its own, of this term, between two batches.
+
+        Its future fails with a LakeError; then nothing was committed, but see `Lake.transaction`.
+        """
+
+        def run(lake: Lake) -> T:
+            for attempt in range(1, MAX_CONFLICTS + 1):
+                try:
+                    with lake.transaction(message) as transaction:
+                        require_epoch(transaction, self._epoch)
+                        return function(transaction)
+                except LakeConflict:
+                    if attempt == MAX_CONFLICTS:
+                        raise
+            raise AssertionError("unreachable")
+
+        return self.call(run)
+
+    def may_have_failed(self, bucket: str, key: str) -> bool:
+        """Says whether this key has an open dead letter, or nothing was read yet that would tell. From any thread."""
+        return not self._has_open_failures or (bucket, key) in self._open_failures
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Finishes what was submitted, then stops the thread. Returns whether it stopped in time."""
@@ -330,8 +361,7 @@ class Writer:
                 if work.bucket is not None and work.key is not None:
                     self._open_failures.add((work.bucket, work.key))
                 continue
-            if result.outcome is not Outcome.ABSENT:
-                self._open_failures.discard(key_of(work))
+            self._open_failures.discard(key_of(work))
             if result.outcome not in (Outcome.DUPLICATE, Outcome.ABSENT):
                 streams.add(work.stream.id)
         if streams and self._follow_up is not None:

@@ -18,7 +18,7 @@ from consumer.broker.connection import Connection
 from consumer.broker.pull import Pull
 from consumer.errors import Unavailable
 from consumer.events import Identity, KeyEvent
-from consumer.subjects import commit_subject, dead_subject, key_subject, subscription_name
+from consumer.subjects import Queued, commit_subject, dead_subject, key_subject, subscription_name
 from feeders.streams import StreamId
 
 _STORE_FAILED = 10077
@@ -135,7 +135,7 @@ class Broker:
         return self._queue_made_at
 
     async def subscribe(self, stream_ids: Iterable[StreamId]) -> tuple[str, ...]:
-        """Make one durable subscription for each stream, and one for keys of no stream.
+        """Make one durable subscription for each stream, one for keys of no stream, and one for replays.
 
         Returns:
             The names of subscriptions that belong to no stream of these: nobody reads their keys.
@@ -149,7 +149,9 @@ class Broker:
         Returns:
             False if this object version is already there, pending or in flight: that is as good.
         """
-        subject = key_subject(self.config.namespace, stream_id, event.identity())
+        subject = key_subject(
+            self.config.namespace, stream_id, event.identity(), is_replay=event.replay is not None
+        )
         async with self._request("publish a key event"):
             try:
                 await self._js.publish(subject, event.to_json(), timeout=self.config.request_timeout_s)
@@ -167,23 +169,23 @@ class Broker:
         """Announce a commit."""
         await self._publish(commit_subject(self.config.namespace, stream_id), payload)
 
-    async def fetch(self, stream_id: StreamId | None, batch: int, timeout_s: float) -> list[Delivery]:
+    async def fetch(self, of: Queued, batch: int, timeout_s: float) -> list[Delivery]:
         """Claim up to `batch` key events of a stream; wait up to `timeout_s` for the first one, 0 not at all.
 
-        `subscribe` has made the stream's subscription before. A cancelled fetch loses nothing: what it claimed
+        `subscribe` has made the subscription before. A cancelled fetch loses nothing: what it claimed
         comes with the next one, or after `ack_wait_s`.
         """
         async with self._request("fetch key events"):
             if not self._client.is_connected:
                 raise nats.errors.ConnectionReconnectingError
-            pull = await self._pull(subscription_name(stream_id))
+            pull = await self._pull(subscription_name(of))
             messages = await pull.fetch(min(batch, self.config.max_ack_pending), timeout_s)
         return [self._delivery(message) for message in messages]
 
-    async def pending(self, stream_id: StreamId | None) -> tuple[int, int]:
+    async def pending(self, of: Queued) -> tuple[int, int]:
         """Return how many key events of a stream wait, and how many are claimed."""
         async with self._request("count key events"):
-            info = await self._js.consumer_info(keys_stream(self.config).name, subscription_name(stream_id))
+            info = await self._js.consumer_info(keys_stream(self.config).name, subscription_name(of))
         return info.num_pending or 0, info.num_ack_pending or 0
 
     async def settle(self, reply: str, verdict: bytes, *, claimed_of: datetime) -> None:

@@ -18,7 +18,7 @@ from consumer.broker.config import (
     keys_stream,
 )
 from consumer.errors import BrokerMisconfigured
-from consumer.subjects import stream_filter, subscription_name
+from consumer.subjects import Lane, stream_filter, subscription_name
 from feeders.streams import StreamId
 
 _CONSUMERS_A_PAGE = 256
@@ -41,19 +41,19 @@ async def ensure(js: JetStreamContext, config: BrokerConfig) -> bool:
 async def subscribe(
     js: JetStreamContext, config: BrokerConfig, stream_ids: Iterable[StreamId]
 ) -> tuple[str, ...]:
-    """Make one durable subscription for each stream, and one for keys of no stream.
+    """Make one durable subscription for each stream, one for keys of no stream, and one for replays.
 
     Returns:
         The names of subscriptions that belong to no stream of these: nobody reads their keys.
     """
-    wanted = {subscription_name(stream_id): stream_id for stream_id in (*stream_ids, None)}
+    wanted = {subscription_name(of): of for of in (*stream_ids, None, *Lane)}
     name = keys_stream(config).name
-    for durable, stream_id in wanted.items():
+    for durable, of in wanted.items():
         await js.add_consumer(
             name,
             api.ConsumerConfig(
                 durable_name=durable,
-                filter_subject=stream_filter(config.namespace, stream_id),
+                filter_subject=stream_filter(config.namespace, of),
                 ack_policy=api.AckPolicy.EXPLICIT,
                 ack_wait=config.ack_wait_s,
                 max_deliver=-1,  # attempts are ours (design D10)

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from consumer.errors import BadKeyEvent
 from consumer.events import KeyEvent, Replay
 from consumer.subjects import (
+    Lane,
     check_namespace,
     decode_token,
     encode_token,
     key_subject,
     parse_key_subject,
+    stream_filter,
     subscription_name,
 )
 from feeders.streams import StreamId
@@ -149,7 +151,6 @@ def test_the_identity_is_of_the_object_version_only() -> None:
     same = [
         replace(EVENT, found_by="sweep"),
         replace(EVENT, sent_at=datetime(2027, 1, 1, tzinfo=UTC)),
-        replace(EVENT, replay=Replay(by="ann", reason="again")),
         replace(EVENT, mtime=1795370112.0),  # S3 listings have whole seconds
         replace(EVENT, mtime=1795370112.999),
     ]
@@ -168,6 +169,12 @@ def test_the_identity_is_of_the_object_version_only() -> None:
     assert len({event.identity() for event in [EVENT, *others]}) == len(others) + 1
 
 
+def test_a_replay_is_no_repeat_of_the_event_and_the_same_whoever_asks() -> None:
+    asked = [replace(EVENT, replay=Replay(by=by, reason=by)) for by in ("a", "b")]
+    assert len({event.identity() for event in asked}) == 1
+    assert asked[0].identity() not in {EVENT.identity(), replace(EVENT, event="removed").identity()}
+
+
 def test_fields_never_run_into_each_other() -> None:
     one = replace(EVENT, version_id="ab", etag=None)
     other = replace(EVENT, version_id=None, etag="ab")
@@ -178,7 +185,8 @@ def test_fields_never_run_into_each_other() -> None:
 def test_two_versions_have_two_identities(one: KeyEvent, other: KeyEvent) -> None:
     def fields(event: KeyEvent) -> tuple[object, ...]:
         whole = None if event.mtime is None else int(event.mtime)
-        return (event.event, event.bucket, event.key, event.etag, event.size, whole, event.version_id)
+        again = event.replay is not None
+        return (event.event, event.bucket, event.key, event.etag, event.size, whole, event.version_id, again)
 
     assert (fields(one) == fields(other)) == (one.identity() == other.identity())
 
@@ -191,6 +199,9 @@ def test_a_subject_is_read_back(source: str, stream: str) -> None:
     assert len(tokens) == 5
     assert not any(character in subject for character in " *>\t\r\n/\\")
     assert parse_key_subject("lake", subject) == (stream_id, EVENT.identity())
+    replayed = key_subject("lake", stream_id, EVENT.identity(), is_replay=True)
+    assert replayed.split(".")[2:] == ["_replay", *tokens[2:]]
+    assert parse_key_subject("lake", replayed) == (stream_id, EVENT.identity())
 
 
 def test_subjects_of_ordinary_and_odd_names() -> None:
@@ -203,6 +214,9 @@ def test_subjects_of_ordinary_and_odd_names() -> None:
     assert encode_token("_unrouted") == "=5Funrouted"
     assert encode_token("a.b c*>é") == "a=2Eb=20c=2A=3E=C3=A9"
     assert subscription_name(StreamId(source="a.b", stream="c")) == "keys==a=2Eb==c"
+    assert subscription_name(Lane.REPLAYS) == "keys==_replay"
+    assert stream_filter("lake", Lane.REPLAYS) == "lake.keys._replay.*.*.*"
+    assert stream_filter("lake", StreamId(source="_replay", stream="c")) == "lake.keys.=5Freplay.c.*"
 
 
 @pytest.mark.parametrize("token", ["", "=", "=2e", "a b", "_x", "=41", "=FF", "é"])
@@ -212,7 +226,15 @@ def test_a_token_of_someone_else_is_refused(token: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "subject", ["lake.keys.a.b", "lake.keys.a.b.c", "x.keys.a.b." + "0" * 32, "lake.keys"]
+    "subject",
+    [
+        "lake.keys.a.b",
+        "lake.keys.a.b.c",
+        "x.keys.a.b." + "0" * 32,
+        "lake.keys",
+        "lake.keys.x.a.b." + "0" * 32,
+        "lake.keys._replay.x.a.b." + "0" * 32,
+    ],
 )
 def test_a_subject_of_someone_else_is_refused(subject: str) -> None:
     with pytest.raises(ValueError, match="not a key subject"):
