@@ -299,6 +299,8 @@ def verify_pages(path: Path, footer: Footer) -> None:
 def raise_bad_pages(path: Path, footer: Footer, cause: Exception) -> NoReturn:
     """Find the first column that can't be read, after reading a whole file failed with `cause`.
 
+    Reads each page twice at most: row groups first, however many, and the columns only of one that is bad.
+
     Raises:
         BadFile: always, but for
         OSError: the disk, not the file.
@@ -312,20 +314,30 @@ def raise_bad_pages(path: Path, footer: Footer, cause: Exception) -> NoReturn:
     except READ_ERRORS as error:
         raise BadFile(_reason_of(error), message, {"footer_bytes": len(footer.content)}) from None
     for number in range(len(footer.row_groups)):
+        if _read_error(file, footer, number, None) is None:
+            continue
         for name in names:
-            try:
-                for _ in file.iter_batches(
-                    batch_size=footer.batch_rows(), row_groups=[number], columns=[name], use_threads=False
-                ):
-                    pass
-            except READ_ERRORS as error:
-                message = (
-                    f"column {name} of row group {number} can't be read ({type(error).__name__}); "
-                    "the footer is sound"
-                )
-                raise BadFile(_reason_of(error), message, {"row_group": number, "column": name}) from None
+            if (error := _read_error(file, footer, number, name)) is not None:
+                kind = type(error).__name__
+                message = f"column {name} of row group {number} can't be read ({kind}); the footer is sound"
+                raise BadFile(_reason_of(error), message, {"row_group": number, "column": name}) from error
     message = f"pyarrow can't read its rows ({type(cause).__name__}), though each column by itself"
     raise BadFile("corrupt", message, {"rows": footer.rows}) from None
+
+
+def _read_error(file: ParquetFile, footer: Footer, row_group: int, column: str | None) -> Exception | None:
+    """Read a row group, or one column of it, and keep nothing; return what is wrong with the file. Raises OSError."""
+    columns = None if column is None else [column]
+    try:
+        for _ in file.iter_batches(
+            batch_size=footer.batch_rows(), row_groups=[row_group], columns=columns, use_threads=False
+        ):
+            pass
+    except READ_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        return error
+    return None
 
 
 def _leaf_names(file: ParquetFile) -> list[str]:

@@ -5,11 +5,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import feeders.parquet
 from feeders.arrow import pa, pq
 from feeders.parquet import BadFile, BadFileReason, Limits, inspect, verify_pages
 from feeders.parquet_schema import parse_footer
@@ -220,6 +222,7 @@ def test_a_footer_does_not_become_memory(case: str, tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
+from typing import Any
 from feeders.parquet import BadFile, Limits, inspect
 usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
 before = usage()
@@ -290,6 +293,30 @@ def test_a_broken_page_is_named(tmp_path: Path) -> None:
     assert "name 7" not in str(caught.value)
 
 
+def test_each_page_is_read_twice_at_most_to_find_a_broken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "broken.parquet"
+    data = bytearray(write(path, row_group_size=10, use_dictionary=False, write_page_checksum=True))
+    groups = inspect(path, LIMITS).row_groups
+    assert len(groups) == 100
+    place = groups[90].chunks[1]
+    data[place.data_at + place.packed_bytes - 10] ^= 0xFF
+    path.write_bytes(data)
+    reads: list[tuple[int, str | None]] = []
+    read_error = feeders.parquet._read_error  # pyright: ignore[reportPrivateUsage]
+
+    def counted(file: Any, footer: Any, row_group: int, column: str | None) -> Exception | None:
+        reads.append((row_group, column))
+        return read_error(file, footer, row_group, column)
+
+    monkeypatch.setattr(feeders.parquet, "_read_error", counted)
+    with pytest.raises(BadFile) as caught:
+        verify_pages(path, inspect(path, LIMITS))
+    assert caught.value.evidence == {"row_group": 90, "column": "name"}
+    assert len(reads) == len(set(reads)) == 91 + 2
+
+
 def test_zeroed_pages(tmp_path: Path) -> None:
     path = tmp_path / "zeroed.parquet"
     data = write(path)
@@ -305,6 +332,7 @@ def test_damaged_pages_never_end_the_process(tmp_path: Path) -> None:
     code = """
 import random, sys
 from pathlib import Path
+from typing import Any
 from feeders.parquet import BadFile, Limits, inspect, verify_pages
 corpus, work = Path(sys.argv[1]), Path(sys.argv[2])
 chance = random.Random(7)
