@@ -10,16 +10,20 @@ from typing import Literal, Self, TypeVar
 
 T = TypeVar("T")
 _CHUNK_BYTES = 64 * 1024
-_Where = Literal["before", "behind", "hold"] | int
+_Where = Literal["before", "behind", "hold", "watch"] | int
 
 
 @dataclass(kw_only=True)
 class _Trap:
-    """Waits for `marker` from a client; then cuts before it, behind it or so many bytes into the answer, or holds."""
+    """Waits for `marker` from a client; then cuts before it, behind it or so many bytes into the answer, or holds.
+
+    With `holds` it holds so many bytes into the answer, and does not cut.
+    """
 
     marker: bytes
     where: _Where
     done: "Future[None]"
+    holds: bool = False
 
 
 class _Link:
@@ -57,6 +61,8 @@ class TcpProxy:
         self._server: asyncio.Server | None = None
         self.host = "127.0.0.1"
         self.port = 0
+        self.connections = 0
+        """How many connections clients have opened so far."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -135,6 +141,22 @@ class TcpProxy:
         """
         return self._arm(marker, reply_bytes)
 
+    def hold_after(self, marker: bytes, reply_bytes: int) -> "Future[None]":
+        """Holds, as `hold` does, so many bytes into the server's answer to what a client sends with `marker`.
+
+        Returns:
+            A future that is done when it holds.
+        """
+        return self._arm(marker, reply_bytes, holds=True)
+
+    def watch_for(self, marker: bytes) -> "Future[None]":
+        """Touches nothing.
+
+        Returns:
+            A future that is done when a client has sent `marker` and the server has been sent it.
+        """
+        return self._arm(marker, "watch")
+
     def disarm(self) -> int | None:
         """Forgets a cut that was ordered; returns how many bytes the server sent after the marker, if it came."""
 
@@ -149,8 +171,8 @@ class TcpProxy:
 
     # --- on the proxy's thread ----------------------------------------------------------------------------
 
-    def _arm(self, marker: bytes, where: _Where) -> "Future[None]":
-        trap = _Trap(marker=marker, where=where, done=Future())
+    def _arm(self, marker: bytes, where: _Where, *, holds: bool = False) -> "Future[None]":
+        trap = _Trap(marker=marker, where=where, done=Future(), holds=holds)
 
         def arm() -> None:
             self._trap = trap
@@ -190,6 +212,7 @@ class TcpProxy:
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self.connections += 1
         self._tasks.add(task)
         try:
             await self._serve(reader, writer)
@@ -228,6 +251,11 @@ class TcpProxy:
                     await link.up.drain()
                     self._spring(link, trap)
                     return
+                if trap.where == "watch":
+                    link.up.write(data)
+                    await link.up.drain()
+                    trap.done.set_result(None)
+                    continue
                 if trap.where == "hold":
                     self._flowing.clear()
                     trap.done.set_result(None)
@@ -248,8 +276,13 @@ class TcpProxy:
                 if len(data) > link.left:
                     link.down.write(data[: link.left])
                     await link.down.drain()
-                    self._spring(link, trap)
-                    return
+                    if not trap.holds:
+                        self._spring(link, trap)
+                        return
+                    link.trap, data = None, data[link.left :]
+                    self._flowing.clear()
+                    trap.done.set_result(None)
+                    await self._flowing.wait()
                 link.left -= len(data)
             link.down.write(data)
             await link.down.drain()
