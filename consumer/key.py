@@ -6,23 +6,27 @@ return means for the message is decided in `consumer.verdict`; who calls it is `
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
 
+from consumer.drifting import DriftReport, Growing
 from consumer.errors import CrashedProcess, HeldBack, NotFound, Unavailable
 from consumer.events import KeyEvent
+from consumer.evidence import Detail, of_bad_file, of_schemas, of_statement
 from consumer.objects import Answer, Bucket
-from consumer.spool import Spool
+from consumer.spool import Slot, Spool
 from consumer.suspects import Suspects
 from consumer.verdict import Ending
 from feeders import fault
+from feeders.drift import SchemaRejected, require_known_columns
 from feeders.lake import LakeConflict, LakeMisconfigured, LakeUnavailable, StatementFailed
 from feeders.ledger import ObjectVersion
-from feeders.parquet import BadFile, Limits, inspect
+from feeders.parquet import BadFile, Footer, Limits, inspect
+from feeders.parquet_types import FileSchema
 from feeders.schema import LoadPlan, plan_load
 from feeders.streams import Route, Stream, StreamTable
 from feeders.work import ClaimLost, Load, Outcome, Removal, Request, Result, Work
@@ -31,15 +35,24 @@ from feeders.writer import Writer
 YOUNG_S = 60.0
 """A created object that answers 404 may just not be visible yet while it is younger than this."""
 
-Detail = Mapping[str, str | int | None]
+_NEWLY_LOADED = frozenset({Ending.LOADED, Ending.REPLACED, Ending.REPLAYED})
 
 
 @dataclass(kw_only=True)
 class Trace:
-    """What one attempt at a key leaves behind: seconds in each stage, and the etag of what the GET brought."""
+    """What one attempt at a key leaves behind: seconds in each stage, and what it learned of the object.
+
+    `etag` is of what the GET brought; `compared` are a stream and the schema that its file has.
+    """
 
     stages: dict[str, float] = field(default_factory=dict[str, float])
     etag: str | None = None
+    compared: tuple[Stream, FileSchema] | None = None
+
+    @property
+    def schemas(self) -> Detail:
+        """The expected and the found schema, for a dead letter; empty if the file's could not be read."""
+        return of_schemas(*self.compared) if self.compared else {}
 
     @contextmanager
     def stage(self, name: str) -> Generator[None]:
@@ -78,6 +91,8 @@ class KeyWalk:
     writer: Writer
     reads: asyncio.Semaphore
     suspects: Suspects
+    growing: Growing
+    drift: DriftReport
 
     async def walk(
         self, event: KeyEvent, *, is_claimed: Callable[[], bool], trace: Trace, isolated: bool = False
@@ -97,11 +112,13 @@ class KeyWalk:
             except NotFound:
                 return await self._gone(event, route, is_claimed, trace)
         except BadFile as error:
+            if isinstance(error, SchemaRejected):
+                self.drift.drifted(stream, "reject", error.drifts)
             return Walked(
                 ending=Ending.POISON,
                 stream=stream,
                 reason=error.reason,
-                detail=evidence(error),
+                detail=of_bad_file(error),
                 etag=trace.etag,
             )
         except HeldBack as error:
@@ -119,9 +136,12 @@ class KeyWalk:
             return unavailable(stream, "lake", error)
         except StatementFailed as error:
             reason = "over_memory" if error.kind == "OutOfMemoryException" else "unexpected"
-            detail: Detail = {"kind": error.kind, "error": str(error)}
             return Walked(
-                ending=Ending.UNEXPECTED, stream=stream, reason=reason, detail=detail, etag=trace.etag
+                ending=Ending.UNEXPECTED,
+                stream=stream,
+                reason=reason,
+                detail=of_statement(error),
+                etag=trace.etag,
             )
 
     async def _load(
@@ -145,18 +165,22 @@ class KeyWalk:
                     await held.enter_async_context(self.suspects.region(identity))
                 # 5. The check: footer, limits, schema, and from it the load plan.
                 with trace.stage("check"):
-                    plan = await asyncio.to_thread(self._check, slot.path, route, slot.work_dir)
+                    footer, plan = await asyncio.to_thread(self._check, slot, route.stream, trace)
                 fault.point("checked")
-            # 6. The writer's transaction; this returns after its COMMIT.
+            # 6. What the file has beyond its table, the table gets first, where the stream adds columns.
+            if plan is None:
+                route, plan = await self._plan_again(slot, route, footer, trace)
+            # 7. The writer's transaction; this returns after its COMMIT.
             try:
                 load = load_of(event, route, version, plan)
                 walked = await self._write(load, is_claimed, trace, isolated=isolated)
             except StatementFailed:
                 # It failed alone: a plan that reads every value loads what DuckDB can't, or names what is bad.
-                with trace.stage("check"):
-                    plan = await asyncio.to_thread(self._check, slot.path, route, slot.work_dir, careful=True)
+                route, plan = await self._plan_again(slot, route, footer, trace, careful=True)
                 load = load_of(event, route, version, plan)
                 walked = await self._write(load, is_claimed, trace, isolated=True)
+            if walked.ending in _NEWLY_LOADED:
+                self.drift.loaded(route.stream, plan)
             return superseded(walked, event)
 
     def _hold_size(self, answer: Answer) -> None:
@@ -178,9 +202,31 @@ class KeyWalk:
             last_modified=answer.last_modified,
         )
 
-    def _check(self, path: Path, route: Route, work_dir: Path, *, careful: bool = False) -> LoadPlan:
-        footer = inspect(path, self.limits)
-        return plan_load(path, footer, route.stream.columns, work_dir=work_dir, careful=careful)
+    def _check(self, slot: Slot, stream: Stream, trace: Trace) -> tuple[Footer, LoadPlan | None]:
+        """Checks a file and plans its load; there is no plan yet if the table has to get columns first."""
+        footer = inspect(slot.path, self.limits)
+        trace.compared = stream, footer.schema
+        if stream.on_new_column == "reject":
+            require_known_columns(footer.schema, stream.columns)
+        if self.growing.is_needed(stream, footer.schema):
+            return footer, None
+        return footer, plan_load(slot.path, footer, stream.columns, work_dir=slot.work_dir)
+
+    async def _plan_again(
+        self, slot: Slot, route: Route, footer: Footer, trace: Trace, *, careful: bool = False
+    ) -> tuple[Route, LoadPlan]:
+        """Plans a file anew: with the columns that its table got, or with care because its load failed."""
+        with trace.stage("check"):
+            if route.stream.on_new_column == "add":
+                # With care the lake is asked: the load may have failed because columns are gone.
+                stream = await self.growing.grow(route.stream, footer.schema, ask=careful)
+                route = replace(route, stream=stream)
+            columns = route.stream.columns
+            trace.compared = route.stream, footer.schema
+            plan = await asyncio.to_thread(
+                plan_load, slot.path, footer, columns, work_dir=slot.work_dir, careful=careful
+            )
+        return route, plan
 
     async def _write(
         self, work: Load | Removal, is_claimed: Callable[[], bool], trace: Trace, *, isolated: bool = False
@@ -273,11 +319,6 @@ def removal_of(event: KeyEvent, route: Route) -> Removal:
         key=event.key,
         found_by=event.found_by,
     )
-
-
-def evidence(error: BadFile) -> Detail:
-    """What a dead letter says of a bad file: never a row's value."""
-    return {"error": str(error), **error.evidence}
 
 
 def ending_of(outcome: Outcome) -> Ending:

@@ -87,62 +87,79 @@ def plan_ddl(transaction: Transaction, tables: Iterable[Table]) -> list[TableCha
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """What a table got and what not, its columns from now on, and all that the lake refused to add so far."""
+
+    growth: Growth
+    columns: tuple[Column, ...]
+    refused: frozenset[Path]
+
+
 def grow_table(
-    lake: Lake, stream: Stream, schema: FileSchema, *, epoch: Epoch, max_columns: int
-) -> tuple[Growth, tuple[Column, ...]]:
+    lake: Lake,
+    stream: Stream,
+    schema: FileSchema,
+    *,
+    epoch: Epoch,
+    max_columns: int,
+    refused: frozenset[Path] = frozenset(),
+) -> Grown:
     """Adds to a stream's table what a file has and the table lacks, in a transaction of its own.
 
     Everything is decided from the table as the transaction sees it, so it does not matter who was there before,
     nor whether an earlier attempt was committed after all. What the lake refuses is left out.
 
-    Returns:
-        What was added and what not, and the table's columns from now on.
-
     Raises:
         LakeFenced: another process writes now.
         LakeUnavailable, LakeConflict: nothing was added; of LakeUnavailable at COMMIT that is not certain.
     """
-    refused: set[Path] = set()
     conflicts = 0
     while True:
         try:
             return _grow(lake, stream, schema, epoch=epoch, max_columns=max_columns, refused=refused)
-        except _RefusedError as error:
-            refused |= set(error.paths)
+        except _AddRefusedError as error:
+            refused = refused | error.paths
         except LakeConflict:
             conflicts += 1
             if conflicts == MAX_CONFLICTS:
                 raise
 
 
-class _RefusedError(Exception):
+class _AddRefusedError(Exception):
     """The lake refused to add these columns; the transaction is lost."""
 
-    def __init__(self, paths: tuple[Path, ...]) -> None:
+    def __init__(self, paths: frozenset[Path]) -> None:
         super().__init__()
         self.paths = paths
 
 
 def _grow(
-    lake: Lake, stream: Stream, schema: FileSchema, *, epoch: Epoch, max_columns: int, refused: set[Path]
-) -> tuple[Growth, tuple[Column, ...]]:
+    lake: Lake,
+    stream: Stream,
+    schema: FileSchema,
+    *,
+    epoch: Epoch,
+    max_columns: int,
+    refused: frozenset[Path],
+) -> Grown:
     name = (STAGING_SCHEMA, stream.table)
     with lake.transaction("new columns") as transaction:
         require_epoch(transaction, epoch)
-        found = found_columns(transaction)[name]
-        growth = plan_growth(schema, found, max_columns=max_columns, refused=refused)
+        columns = found_columns(transaction)[name]
+        growth = plan_growth(schema, columns, max_columns=max_columns, refused=refused)
+        for number, change in enumerate(growth.added):
+            try:
+                transaction.query(render(change, stream.qualified_table))
+            except StatementFailed as error:
+                # Of a table that refuses many, the rest is not tried one by one.
+                lost = growth.added[number:] if len(refused) >= MAX_REFUSED else (change,)
+                raise _AddRefusedError(frozenset(each.path for each in lost)) from error
         if growth.added:
-            for number, change in enumerate(growth.added):
-                try:
-                    transaction.query(render(change, stream.qualified_table))
-                except StatementFailed as error:
-                    # Of a table that refuses many, the rest need not be tried one by one.
-                    lost = growth.added[number:] if len(refused) >= MAX_REFUSED else [change]
-                    raise _RefusedError(tuple(each.path for each in lost)) from error
-            # The fence: a transaction that touches no cursor could commit beside the next writer's term.
+            # The fence: a transaction that replaces no cursor could commit beside the next writer's term.
             replace_cursors(transaction, read_cursors(transaction, [stream.id]))
-            found = found_columns(transaction)[name]
-    return growth, found
+            columns = found_columns(transaction)[name]
+    return Grown(growth=growth, columns=columns, refused=refused)
 
 
 def found_columns(transaction: Transaction) -> dict[tuple[str, str], tuple[Column, ...]]:
