@@ -143,6 +143,10 @@ class Settings(BaseSettings):
         " `lotus-lake sweep --confirm`.",
     )
 
+    replay_max_keys: int = Field(
+        100_000, ge=1, le=1_000_000, description="Keys that one request for a replay may be about."
+    )
+
     http_host: str = Field("127.0.0.1", description="Address of /metrics, /livez and /readyz.")
     http_port: int = Field(
         8080, ge=0, le=65535, description="Port of /metrics, /livez and /readyz; 0 takes a free one."
@@ -204,7 +208,24 @@ class Settings(BaseSettings):
     file_max_columns: int = Field(2_000, ge=1, description="An object with more columns is a dead letter.")
     file_max_depth: int = Field(32, ge=1, description="An object with deeper nesting is a dead letter.")
     file_max_unpacked_bytes: int = Field(
-        8192 * MIB, ge=1, description="An object that unpacks to more is a dead letter."
+        8192 * MIB,
+        ge=1,
+        description="An object whose values take more, with dictionaries resolved, is a dead letter.",
+    )
+    file_max_row_group_bytes: int = Field(
+        4096 * MIB, ge=1, description="An object with a row group that unpacks to more is a dead letter."
+    )
+    file_max_held_bytes: int = Field(
+        256 * MIB,
+        ge=1,
+        description="An object of which a reader must hold more at once (a page, the lists of one row, the"
+        " texts of 2,048 rows that a dictionary makes long) is a dead letter.",
+    )
+    file_max_row_groups: int = Field(
+        20_000, ge=1, description="An object with more row groups is a dead letter."
+    )
+    file_max_footer_bytes: int = Field(
+        16 * MIB, ge=1, description="An object with a larger footer is a dead letter."
     )
 
     log_level: str = Field(
@@ -295,6 +316,10 @@ class Settings(BaseSettings):
             max_columns=self.file_max_columns,
             max_depth=self.file_max_depth,
             max_unpacked_bytes=self.file_max_unpacked_bytes,
+            max_row_group_bytes=self.file_max_row_group_bytes,
+            max_held_bytes=self.file_max_held_bytes,
+            max_row_groups=self.file_max_row_groups,
+            max_footer_bytes=self.file_max_footer_bytes,
         )
 
 

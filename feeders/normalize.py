@@ -10,7 +10,7 @@ from pathlib import Path
 from feeders.arrow import READ_ERRORS, Array, pa, pq
 from feeders.convert import arrow_type, convert_fields
 from feeders.matching import RESCUED_COLUMN
-from feeders.parquet import BadFile, Footer, open_parquet, raise_bad_pages
+from feeders.parquet import BadFile, Footer, batch_rows, open_parquet, raise_bad_pages
 from feeders.rescue import MAX_PATHS, Place, Rescue
 from feeders.types import Struct
 
@@ -67,7 +67,7 @@ def _rewrite(path: Path, footer: Footer, target: Struct, destination: Path) -> N
 def _batches(path: Path, footer: Footer) -> Iterator[Array]:
     """Read the file batch by batch: errors of reading are the file's, all others are not."""
     try:
-        batches = open_parquet(path, footer).iter_batches(batch_size=footer.batch_rows())
+        batches = open_parquet(path, footer).iter_batches(batch_size=batch_rows(path, footer))
     except READ_ERRORS as error:
         raise_bad_pages(path, footer, error)
     while True:

@@ -5,25 +5,30 @@ limits before it is followed, so that a hostile one is a `BadFile` and neither a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, Literal, NoReturn
+from typing import BinaryIO, NoReturn
 
 from feeders.arrow import READ_ERRORS, ParquetFile, pa, pq
+from feeders.parquet_bounds import hold_pages, row_bytes
+from feeders.parquet_limits import BadFile, BadFileReason, Limits, hold, over_limit
+from feeders.parquet_pages import begin_of
 from feeders.parquet_schema import FooterLimitError, ParsedFooter, parse_footer
 from feeders.parquet_types import FileSchema
 from feeders.row_groups import CODECS, Chunk, RowGroup, Statistics, parse_statistics
 from feeders.thrift import FooterSyntaxError
 
-BadFileReason = Literal[
-    "empty_file",
-    "not_parquet",
-    "truncated",
-    "encrypted",
-    "corrupt",
-    "over_limit",
-    "unsupported",
-    "schema_rejected",
+__all__ = [
+    "BadFile",
+    "BadFileReason",
+    "Footer",
+    "Limits",
+    "batch_rows",
+    "inspect",
+    "open_parquet",
+    "raise_bad_pages",
+    "verify_pages",
 ]
 
 _MAGIC = b"PAR1"
@@ -33,50 +38,9 @@ _TAIL_BYTES = 64 * 1024
 _SMALLEST_BYTES = 12
 _BATCH_BYTES = 16 * 1024 * 1024
 _BATCH_ROWS = 8192
+_OBJECT_BYTES = 64
+"""What a value takes for a moment where it is converted by itself."""
 _READ_BUFFER_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a file may ask for. Above any of these it is a `BadFile` with reason ``over_limit``.
-
-    Attributes:
-        max_bytes: size of the file.
-        max_rows: rows, as the footer claims them.
-        max_columns: leaves of the schema, nested ones included.
-        max_depth: levels of structs and lists.
-        max_unpacked_bytes: all column chunks after decompression, as the footer claims them.
-        max_row_group_bytes: the same of one row group; a reader may hold one in memory.
-        max_row_groups: number of row groups.
-        max_footer_bytes: size of the footer, which is read whole.
-    """
-
-    max_bytes: int = 4 * 1024**3
-    max_rows: int = 50_000_000
-    max_columns: int = 4_000
-    max_depth: int = 32
-    max_unpacked_bytes: int = 16 * 1024**3
-    max_row_group_bytes: int = 4 * 1024**3
-    max_row_groups: int = 20_000
-    max_footer_bytes: int = 16 * 1024**2
-
-
-class BadFile(Exception):
-    """The file can't be loaded, now or later: a dead letter.
-
-    Attributes:
-        reason: one word for counting.
-        message: what was found and what was expected; no values of rows.
-        evidence: sizes, counts, positions and names of columns.
-    """
-
-    def __init__(
-        self, reason: BadFileReason, message: str, evidence: Mapping[str, str | int] | None = None
-    ) -> None:
-        super().__init__(f"{reason}: {message}")
-        self.reason: BadFileReason = reason
-        self.message = message
-        self.evidence = dict(evidence or {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +51,7 @@ class Footer:
         schema: the file's columns.
         rows: the sum of its row groups' rows.
         row_groups: what each holds.
-        unpacked_bytes: of all column chunks.
+        unpacked_bytes: a bound of what all values take, whatever the footer claims.
         codecs: names of compression codecs, as in `CODECS`.
         created_by: the writer's name for itself.
         content: the footer's bytes, for statistics.
@@ -109,11 +73,6 @@ class Footer:
         except FooterSyntaxError:
             return None
 
-    def batch_rows(self) -> int:
-        """Return how many rows to read at a time so that a batch stays in the order of 16 MB."""
-        bytes_per_row = max(1, self.unpacked_bytes // max(1, self.rows))
-        return max(1, min(_BATCH_ROWS, _BATCH_BYTES // bytes_per_row))
-
 
 def inspect(path: Path, limits: Limits) -> Footer:
     """Check a local file's frame and footer.
@@ -134,12 +93,13 @@ def inspect(path: Path, limits: Limits) -> Footer:
             max_row_groups=limits.max_row_groups,
         )
     except FooterLimitError as error:
-        raise _over(error.what, error.found, error.limit) from None
+        raise over_limit(error.what, error.found, error.allowed, error.limit) from None
     except FooterSyntaxError as error:
         message = f"its footer can't be read: {error}"
         raise BadFile("corrupt", message, {"footer_bytes": len(footer)}) from None
-    _hold("rows", parsed.rows, limits.max_rows)
-    return _footer(footer, parsed, size, limits)
+    hold("rows", parsed.rows, limits, "max_rows")
+    checked = _footer(footer, parsed, size, limits)
+    return replace(checked, unpacked_bytes=hold_pages(path, parsed.schema, parsed.row_groups, limits))
 
 
 def _tail(file: BinaryIO, size: int, limits: Limits) -> bytes:
@@ -147,7 +107,7 @@ def _tail(file: BinaryIO, size: int, limits: Limits) -> bytes:
     if size == 0:
         message = "the file is empty, 0 bytes"
         raise BadFile("empty_file", message, {"size_bytes": 0})
-    _hold("bytes", size, limits.max_bytes)
+    hold("bytes", size, limits, "max_bytes")
     evidence = {"size_bytes": size}
     start = file.read(4)
     if start == _ENCRYPTED:
@@ -171,7 +131,7 @@ def _tail(file: BinaryIO, size: int, limits: Limits) -> bytes:
     if not 0 < length <= size - _SMALLEST_BYTES:
         message = f"its footer claims {length} bytes, the file has room for {size - _SMALLEST_BYTES}"
         raise BadFile("corrupt", message, evidence)
-    _hold("bytes of footer", length, limits.max_footer_bytes)
+    hold("bytes of footer", length, limits, "max_footer_bytes")
     if length + _TRAILER_BYTES > len(tail):
         file.seek(size - length - _TRAILER_BYTES)
         tail = file.read(length + _TRAILER_BYTES)
@@ -182,41 +142,36 @@ def _encrypted(evidence: Mapping[str, str | int]) -> BadFile:
     return BadFile("encrypted", "the file or its footer is encrypted: there is no key for it", evidence)
 
 
-def _over(what: str, found: int, limit: int) -> BadFile:
-    message = f"{found} {what}, at most {limit} are allowed"
-    return BadFile("over_limit", message, {"what": what, "found": found, "limit": limit})
-
-
-def _hold(what: str, found: int, limit: int) -> None:
-    if found < 0:
-        message = f"its footer claims {found} {what}"
-        raise BadFile("corrupt", message, {"what": what, "found": found})
-    if found > limit:
-        raise _over(what, found, limit)
-
-
 def _footer(content: bytes, parsed: ParsedFooter, size: int, limits: Limits) -> Footer:
     """Hold the row groups against the file's size and the limits."""
     data_end = size - len(content) - _TRAILER_BYTES
     rows = unpacked = 0
     codecs: set[int] = set()
+    places: list[tuple[int, int, int, int]] = []
     for number, group in enumerate(parsed.row_groups):
         group_bytes = 0
         for position, chunk in enumerate(group.chunks):
-            begin = chunk.dictionary_at if 0 < chunk.dictionary_at < chunk.data_at else chunk.data_at
+            begin = begin_of(chunk)
             fits = 0 <= begin <= data_end and 0 <= chunk.packed_bytes <= size - begin
             if not fits or chunk.unpacked_bytes < 0 or chunk.values < 0 or chunk.elsewhere:
                 raise _bad_chunk(chunk, number, position, data_end)
+            if chunk.values:
+                places.append((begin, begin + chunk.packed_bytes, number, position))
             group_bytes += chunk.unpacked_bytes
             codecs.add(chunk.codec)
-        _hold("unpacked bytes in a row group", group_bytes, limits.max_row_group_bytes)
-        _hold("rows in a row group", group.rows, limits.max_rows)
+        hold("unpacked bytes in a row group", group_bytes, limits, "max_row_group_bytes")
+        hold("rows in a row group", group.rows, limits, "max_rows")
         unpacked += group_bytes
         rows += group.rows
-    _hold("unpacked bytes", unpacked, limits.max_unpacked_bytes)
+    hold("unpacked bytes", unpacked, limits, "max_unpacked_bytes")
     if rows != parsed.rows:
         message = f"its footer claims {parsed.rows} rows, its row groups together {rows}"
         raise BadFile("corrupt", message, {"footer_rows": parsed.rows, "row_group_rows": rows})
+    places.sort()
+    for (_, end, _, _), (begin, _, number, position) in pairwise(places):
+        if begin < end:
+            message = f"column {position} of row group {number} begins at {begin}, inside another that ends at {end}"
+            raise BadFile("corrupt", message, {"row_group": number, "column_number": position})
     return Footer(
         schema=parsed.schema,
         rows=rows,
@@ -279,6 +234,16 @@ def open_parquet(path: Path, footer: Footer) -> ParquetFile:
     )
 
 
+def batch_rows(path: Path, footer: Footer) -> int:
+    """Return how many rows to read at a time so that a batch stays in the order of 16 MB.
+
+    Raises:
+        BadFile: a page can't be unpacked.
+    """
+    bytes_per_row = row_bytes(path, footer.schema, footer.row_groups) + footer.schema.leaves * _OBJECT_BYTES
+    return max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / bytes_per_row)))
+
+
 def verify_pages(path: Path, footer: Footer) -> None:
     """Read every page of a checked file, and keep nothing.
 
@@ -288,7 +253,7 @@ def verify_pages(path: Path, footer: Footer) -> None:
     """
     try:
         file = open_parquet(path, footer)
-        rows = sum(batch.num_rows for batch in file.iter_batches(batch_size=footer.batch_rows()))
+        rows = sum(batch.num_rows for batch in file.iter_batches(batch_size=batch_rows(path, footer)))
     except READ_ERRORS as error:
         raise_bad_pages(path, footer, error)
     if rows != footer.rows:
@@ -313,11 +278,12 @@ def raise_bad_pages(path: Path, footer: Footer, cause: Exception) -> NoReturn:
         names = _leaf_names(file)
     except READ_ERRORS as error:
         raise BadFile(_reason_of(error), message, {"footer_bytes": len(footer.content)}) from None
+    rows = batch_rows(path, footer)
     for number in range(len(footer.row_groups)):
-        if _read_error(file, footer, number, None) is None:
+        if _read_error(file, rows, number, None) is None:
             continue
         for name in names:
-            if (error := _read_error(file, footer, number, name)) is not None:
+            if (error := _read_error(file, rows, number, name)) is not None:
                 kind = type(error).__name__
                 message = f"column {name} of row group {number} can't be read ({kind}); the footer is sound"
                 raise BadFile(_reason_of(error), message, {"row_group": number, "column": name}) from error
@@ -325,12 +291,12 @@ def raise_bad_pages(path: Path, footer: Footer, cause: Exception) -> NoReturn:
     raise BadFile("corrupt", message, {"rows": footer.rows}) from None
 
 
-def _read_error(file: ParquetFile, footer: Footer, row_group: int, column: str | None) -> Exception | None:
+def _read_error(file: ParquetFile, rows: int, row_group: int, column: str | None) -> Exception | None:
     """Read a row group, or one column of it, and keep nothing; return what is wrong with the file. Raises OSError."""
     columns = None if column is None else [column]
     try:
         for _ in file.iter_batches(
-            batch_size=footer.batch_rows(), row_groups=[row_group], columns=columns, use_threads=False
+            batch_size=rows, row_groups=[row_group], columns=columns, use_threads=False
         ):
             pass
     except READ_ERRORS as error:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from feeders.parquet_limits import LimitName
 from feeders.parquet_types import (
     FileField,
     FileList,
@@ -18,6 +19,7 @@ from feeders.parquet_types import (
     FileSchema,
     FileStruct,
     FileType,
+    Leaf,
 )
 from feeders.row_groups import RowGroup, parse_rest, parse_row_groups
 from feeders.thrift import FooterSyntaxError, ThriftReader
@@ -36,11 +38,12 @@ class ParsedFooter:
 class FooterLimitError(ValueError):
     """The footer claims more than a limit allows."""
 
-    def __init__(self, what: str, found: int, limit: int) -> None:
-        super().__init__(f"{what}: {found} found, at most {limit} allowed")
+    def __init__(self, what: str, found: int, allowed: int, limit: LimitName) -> None:
+        super().__init__(f"{what}: {found} found, at most {allowed} allowed")
         self.what = what
         self.found = found
-        self.limit = limit
+        self.allowed = allowed
+        self.limit: LimitName = limit
 
 
 _PHYSICAL = ("boolean", "int32", "int64", "int96", "float", "double", "binary", "fixed")
@@ -157,16 +160,16 @@ def parse_footer(data: bytes, *, max_columns: int, max_depth: int, max_row_group
         message = "it has no schema, no number of rows or no row groups"
         raise FooterSyntaxError(message)
     # The cache knows nothing of limits, which may differ from call to call.
-    _hold("columns", schema.leaves, max_columns)
-    _hold("levels of nesting", _depth(schema.root) - 1, max_depth)
-    _hold("row groups", row_groups, max_row_groups)
+    _hold("columns", schema.leaves, max_columns, "max_columns")
+    _hold("levels of nesting", _depth(schema.root) - 1, max_depth, "max_depth")
+    _hold("row groups", row_groups, max_row_groups, "max_row_groups")
     groups = parse_row_groups(reader, row_group_kind, row_groups, schema.leaves)
     return ParsedFooter(schema=schema, rows=rows, row_groups=groups, created_by=parse_rest(reader, 4))
 
 
-def _hold(what: str, found: int, limit: int) -> None:
-    if found > limit:
-        raise FooterLimitError(what, found, limit)
+def _hold(what: str, found: int, allowed: int, limit: LimitName) -> None:
+    if found > allowed:
+        raise FooterLimitError(what, found, allowed, limit)
 
 
 def _depth(file_type: FileType) -> int:
@@ -189,7 +192,7 @@ def _schema(reader: ThriftReader, max_columns: int, max_depth: int) -> FileSchem
         message = f"its schema is a list of {size} values of kind {kind}"
         raise FooterSyntaxError(message)
     # Each level of a list takes up to two groups more than it has columns.
-    _hold("schema elements", size, max_columns * 4 + 1)
+    _hold("schema elements", size, max_columns * 4 + 1, "max_columns")
     elements = [_element(reader) for _ in range(size)]
     text = reader.data[start : reader.at]
     builder = _Builder(elements, max_depth * 3 + 1)
@@ -197,7 +200,7 @@ def _schema(reader: ThriftReader, max_columns: int, max_depth: int) -> FileSchem
     schema = FileSchema(
         fingerprint=hashlib.blake2b(text, digest_size=16).hexdigest(),
         root=root,
-        leaves=builder.leaves,
+        columns=tuple(builder.leaves),
         elements=size,
     )
     _cache.add(text, schema)
@@ -284,7 +287,9 @@ class _Builder:
         self._elements = elements
         self._next = 0
         self._max_depth = max_depth
-        self.leaves = 0
+        self._path: list[str] = []
+        self._repetition = self._definition = 0
+        self.leaves: list[Leaf] = []
 
     def root(self) -> FileStruct:
         element = self._take()
@@ -305,12 +310,18 @@ class _Builder:
         return self._elements[self._next - 1]
 
     def _fields(self, group: _Element, depth: int) -> tuple[FileField, ...]:
-        _hold("nesting of the schema", depth, self._max_depth)
+        _hold("nesting of the schema", depth, self._max_depth, "max_depth")
         return tuple(self._field(depth)[0] for _ in range(group.children or 0))
 
     def _field(self, depth: int) -> tuple[FileField, _Element]:
         element = self._take()
+        above = self._repetition, self._definition
+        self._repetition += element.repetition == 2
+        self._definition += element.repetition in {1, 2}
+        self._path.append(element.name)
         file_type = self._type(element, depth)
+        self._path.pop()
+        self._repetition, self._definition = above
         if element.repetition == 2:
             file_type = FileList(element=file_type, form="bare")
         return FileField(name=element.name, type=file_type), element
@@ -328,8 +339,15 @@ class _Builder:
         return FileStruct(fields=fields)
 
     def _leaf(self, element: _Element) -> FileScalar:
-        index = self.leaves
-        self.leaves += 1
+        index = len(self.leaves)
+        self.leaves.append(
+            Leaf(
+                path=tuple(self._path),
+                physical=element.physical,
+                repetition=self._repetition,
+                definition=self._definition,
+            )
+        )
         if element.physical is None or not 0 <= element.physical < len(_PHYSICAL):
             return FileScalar(kind="other", index=index)
         physical = _PHYSICAL[element.physical]

@@ -1,7 +1,7 @@
 """A Parquet file's schema as values: what the footer says, before anyone interprets it for a table."""
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 ListForm = Literal["three_level", "two_level", "one_field", "bare"]
 """How a list is written. one_field: a 2-level list whose element is a struct of one field."""
@@ -58,6 +58,15 @@ class FileOther:
         return self.kind
 
 
+class Leaf(NamedTuple):
+    """What a reader of pages knows of a column: its path, its physical type's number, its levels."""
+
+    path: tuple[str, ...]
+    physical: int | None
+    repetition: int
+    definition: int
+
+
 FileType: TypeAlias = FileScalar | FileStruct | FileList | FileOther
 
 
@@ -67,5 +76,10 @@ class FileSchema:
 
     fingerprint: str
     root: FileStruct = field(compare=False)
-    leaves: int = field(compare=False)
+    columns: tuple[Leaf, ...] = field(compare=False, repr=False)
     elements: int = field(compare=False)
+
+    @property
+    def leaves(self) -> int:
+        """How many columns there are, nested ones included."""
+        return len(self.columns)

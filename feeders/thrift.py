@@ -106,7 +106,16 @@ def skip_value(data: bytes, at: int, kind: int, depth: int = 0) -> int:  # noqa:
             at += 1
             if header < 0x10:
                 _, at = read_varint(data, at)
-            at = skip_value(data, at, header & 0x0F, depth + 1)
+            # Numbers and texts, most of what there is, without a call.
+            element = header & 0x0F
+            if element in {5, 6}:
+                while data[at] >= 0x80:
+                    at += 1
+                at += 1
+            elif element == 8 and (size := data[at]) < 0x80:
+                at += 1 + size
+            else:
+                at = skip_value(data, at, element, depth + 1)
         return at + 1
     if kind in {9, 10}:
         header = data[at]

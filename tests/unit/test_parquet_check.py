@@ -132,6 +132,7 @@ def test_every_truncation_is_a_bad_file(tmp_path: Path) -> None:
         (replace(LIMITS, max_columns=1), "columns"),
         (replace(LIMITS, max_unpacked_bytes=1000), "unpacked bytes"),
         (replace(LIMITS, max_row_group_bytes=1000), "unpacked bytes in a row group"),
+        (replace(LIMITS, max_held_bytes=1000), "bytes in a page"),
         (replace(LIMITS, max_row_groups=3), "row groups"),
         (replace(LIMITS, max_footer_bytes=100), "bytes of footer"),
     ],
@@ -142,7 +143,8 @@ def test_limits(limits: Limits, what: str, tmp_path: Path) -> None:
     inspect(path, LIMITS)
     error = refuse(path, data, limits)
     assert (error.reason, error.evidence["what"]) == ("over_limit", what)
-    assert int(error.evidence["found"]) > int(error.evidence["limit"])
+    assert int(error.evidence["found"]) > int(error.evidence["allowed"])
+    assert error.evidence["allowed"] == getattr(limits, str(error.evidence["limit"]))
 
 
 def test_depth_counts_structs_and_lists(tmp_path: Path) -> None:
