@@ -26,6 +26,7 @@ from feeders.drift import SchemaRejected, require_known_columns
 from feeders.lake import LakeConflict, LakeMisconfigured, LakeUnavailable, StatementFailed
 from feeders.ledger import ObjectVersion
 from feeders.parquet import BadFile, Footer, Limits, inspect
+from feeders.parquet_limits import hold
 from feeders.parquet_types import FileSchema
 from feeders.schema import LoadPlan, plan_load
 from feeders.streams import Route, Stream, StreamTable
@@ -112,6 +113,8 @@ class KeyWalk:
             except NotFound:
                 return await self._gone(event, route, is_claimed, trace)
         except BadFile as error:
+            if error.schema is not None:
+                trace.compared = stream, error.schema
             if isinstance(error, SchemaRejected):
                 self.drift.drifted(stream, "reject", error.drifts)
             return Walked(
@@ -185,11 +188,7 @@ class KeyWalk:
 
     def _hold_size(self, answer: Answer) -> None:
         """Refuses an object by its announced size, before room is made for it."""
-        if answer.size_bytes > self.limits.max_bytes:
-            message = (
-                f"the object has {answer.size_bytes} bytes, LOTUS_FILE_MAX_BYTES is {self.limits.max_bytes}"
-            )
-            raise BadFile("over_limit", message, {"limit": "file_max_bytes", "found": answer.size_bytes})
+        hold("bytes", answer.size_bytes, self.limits, "max_bytes")
 
     async def _read(self, answer: Answer, event: KeyEvent, path: Path) -> ObjectVersion:
         await answer.save(path)

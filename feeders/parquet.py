@@ -97,9 +97,13 @@ def inspect(path: Path, limits: Limits) -> Footer:
     except FooterSyntaxError as error:
         message = f"its footer can't be read: {error}"
         raise BadFile("corrupt", message, {"footer_bytes": len(footer)}) from None
-    hold("rows", parsed.rows, limits, "max_rows")
-    checked = _footer(footer, parsed, size, limits)
-    return replace(checked, unpacked_bytes=hold_pages(path, parsed.schema, parsed.row_groups, limits))
+    try:
+        hold("rows", parsed.rows, limits, "max_rows")
+        checked = _footer(footer, parsed, size, limits)
+        return replace(checked, unpacked_bytes=hold_pages(path, parsed.schema, parsed.row_groups, limits))
+    except BadFile as error:
+        error.schema = parsed.schema
+        raise
 
 
 def _tail(file: BinaryIO, size: int, limits: Limits) -> bytes:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from feeders.parquet_types import FileSchema
+
 BadFileReason = Literal[
     "empty_file",
     "not_parquet",
@@ -51,7 +53,10 @@ class BadFile(Exception):
         message: what was found and what was expected; no values of rows.
         evidence: sizes, counts, positions and names of columns. With ``over_limit`` also ``limit``, the field
             of `Limits`, ``allowed``, its value, and ``found``.
+        schema: the file's columns, if its footer could be read.
     """
+
+    schema: FileSchema | None = None
 
     def __init__(
         self, reason: BadFileReason, message: str, evidence: Mapping[str, str | int] | None = None
