@@ -96,7 +96,7 @@ class Sweeping:
         await asyncio.sleep(max(0.0, self._not_before - self._clock()))
 
     async def _run_one(self, sweep: Callable[[], Awaitable[Swept]], reasons: list[Reason]) -> None:
-        log.info("sweep begins", reasons=reasons)
+        log.info("sweep begins", reasons=[reason.value for reason in reasons])
         for reason in reasons:
             self._metrics.sweeps.labels(reason=reason.value).inc()
         began = self._clock()
@@ -111,7 +111,7 @@ class Sweeping:
             self._due_at, self._due_for = ended + UNFINISHED_AFTER_S, Reason.UNFINISHED
         log.info(
             "swept",
-            reasons=reasons,
+            reasons=[reason.value for reason in reasons],
             seconds=round(ended - began, 3),
             listed=swept.listed,
             published=swept.published,

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +69,16 @@ def put_all(tenant: Tenant, bodies: Mapping[str, bytes]) -> None:
     async def each(bucket: Bucket) -> None:
         for key, body in bodies.items():
             await bucket.put(key, body)
+
+    _in_landing(tenant, tenant.lander, each)
+
+
+def delete_all(tenant: Tenant, keys: Iterable[str]) -> None:
+    """Deletes objects from the landing bucket."""
+
+    async def each(bucket: Bucket) -> None:
+        for key in keys:
+            await bucket.delete(key)
 
     _in_landing(tenant, tenant.lander, each)
 

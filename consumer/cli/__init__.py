@@ -13,6 +13,7 @@ from consumer.cli.check import check
 from consumer.cli.demo import demo
 from consumer.cli.land import land
 from consumer.cli.run import run
+from consumer.cli.sweep import sweep
 from consumer.cli.up import up
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ app.command()(up)
 app.command()(land)
 app.command()(demo)
 app.command()(check)
+app.command()(sweep)
 app.add_typer(ddl.app, name="ddl")
 app.add_typer(transform.app, name="transform")
 
