@@ -32,7 +32,7 @@ def file_schema(**types: FileType) -> FileSchema:
 
 def named(types: dict[str, FileType]) -> FileSchema:
     root = struct(types)
-    return FileSchema(fingerprint=repr(root), root=root, leaves=len(types), elements=len(types) + 1)
+    return FileSchema(fingerprint=repr(root), root=root, columns=(), elements=len(types) + 1)
 
 
 def struct(types: dict[str, FileType]) -> FileStruct:

@@ -615,6 +615,21 @@ def test_equal_shapes_share_a_signature_and_one_read(
         assert [(name, age) for _, name, age in found] == [("Ann", 3)] * len(group)
 
 
+@pytest.mark.parametrize(("rows", "row_group_size"), [(300, 1), (1_000_000, 1_000_000)])
+def test_row_groups_of_one_row_and_of_a_million(
+    database: duckdb.DuckDBPyConnection, tmp_path: Path, rows: int, row_group_size: int
+) -> None:
+    path = tmp_path / "file.parquet"
+    pq.write_table(pa.table({"id": pa.array(range(rows))}), path, row_group_size=row_group_size)
+    for careful in (False, True):
+        footer, columns = inspect(path, MEASURED), columns_of(id="BIGINT")
+        plan = plan_load(path, footer, columns, work_dir=tmp_path, careful=careful)
+        assert (plan.kind, plan.rows, plan.normalized) == ("exact", rows, careful)
+        insert(database, columns, [plan])
+        found = database.execute("SELECT count(DISTINCT id), sum(id), count(_rescued_data) FROM staging")
+        assert found.fetchall() == [(rows, rows * (rows - 1) // 2, 0)]
+
+
 def test_a_file_without_rows_is_never_rewritten(tmp_path: Path) -> None:
     path = tmp_path / "empty.parquet"
     pq.write_table(pa.table({"id": pa.array([], pa.string()), "extra": pa.array([], pa.int64())}), path)
