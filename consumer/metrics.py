@@ -125,6 +125,12 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.requests = Counter(
+            "lotus_lake_requests_total",
+            "How often was which service asked, and with what result? 200 is done, 4xx a wrong request.",
+            ["service", "code"],
+            registry=registry,
+        )
         self.undecodable = Counter(
             "lotus_lake_undecodable_events_total",
             "How many notifications were not understood?",

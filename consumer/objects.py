@@ -146,6 +146,22 @@ class Bucket:
             raise
         return _facts(key, answer)
 
+    async def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Reads a part of an object, at most `length` bytes, into memory.
+
+        Raises:
+            NotFound: the bucket has no such key.
+            Unavailable: the service did not answer, or, as NeedsMending, refused us.
+        """
+        wanted = f"bytes={start}-{start + length - 1}"
+        with _classified(key):
+            answer = await self._client.get_object(Bucket=self.name, Key=key, Range=wanted)
+            body = cast("_Body", answer["Body"])
+            try:
+                return await body.read(length)
+            finally:
+                body.close()
+
     async def list(self, prefix: str) -> AsyncIterator[ListedObject]:
         """Lists all objects whose keys begin with `prefix`, in the server's order, which is not that of the keys.
 

@@ -1,10 +1,11 @@
 """What a request for a replay says: JSON Schema `lotus-lake.replay/1` (docs/replay.md)."""
 
+import re
 from dataclasses import dataclass
 from datetime import date
 
 from consumer.events import KEY_BYTES_MAX, Replay
-from consumer.requests import PERSON_BYTES_MAX, REASON_BYTES_MAX, Fields, read_fields
+from consumer.requests import PERSON_BYTES_MAX, REASON_BYTES_MAX, Fields, read_fields, shown
 from feeders.letters import LetterFilter
 from feeders.streams import StreamId
 
@@ -13,6 +14,7 @@ UNKNOWN_PERSON = "unknown (NATS)"
 NO_REASON = "none given"
 ANY_REASON = "*"
 NAME_BYTES_MAX = 255
+_ID = re.compile(r"[0-9a-f]{16}")
 
 _FIELDS = ("key", "prefix", "source", "stream", "from", "to", "dead", "by", "reason", "dry_run")
 _HINT = (
@@ -75,6 +77,20 @@ def read_replay_request(payload: bytes) -> ReplayRequest:
         reason=fields.line("reason", limit=REASON_BYTES_MAX) or NO_REASON,
     )
     return ReplayRequest(selection=_selection(fields), asked=asked, dry_run=fields.flag("dry_run"))
+
+
+def read_status_request(payload: bytes) -> str:
+    """Reads which request is asked about: the id that the answer to it had.
+
+    Raises:
+        BadRequest: it is no such request.
+    """
+    hint = 'e.g. {"id": "0123456789abcdef"}, as the answer to a replay has it'
+    fields = read_fields(payload, schema=SCHEMA, names=("id",), hint=hint)
+    wanted = fields.text("id", limit=32)
+    if wanted is None or not _ID.fullmatch(wanted):
+        fields.refuse("id", f"expected 16 hex digits, found {shown(wanted)}")
+    return wanted
 
 
 def read_letter_filter(fields: Fields, *, state_any: bool = False) -> LetterFilter:

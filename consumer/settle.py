@@ -28,8 +28,11 @@ from feeders.writer import Writer
 
 log = structlog.get_logger()
 
-MOST_DETAIL_CHARACTERS = 500
+MOST_DETAIL_CHARACTERS = 2_000
 MOST_PAYLOAD_BYTES = 64 * 1024
+
+NoteReplay = Callable[[Identity, str], None]
+"""Told how a key that a person asked for has ended, once it is off the queue."""
 
 NoteTrouble = Callable[[str, str | None], None]
 """Told that a dependency gives trouble and which, or None that it works again; for /readyz."""
@@ -64,6 +67,7 @@ class Settler:
         metrics: Metrics,
         policy: Policy,
         note_trouble: NoteTrouble,
+        replayed: NoteReplay,
     ) -> None:
         self._broker = broker
         self._writer = writer
@@ -73,6 +77,7 @@ class Settler:
         self._metrics = metrics
         self._policy = policy
         self._note_trouble = note_trouble
+        self._replayed = replayed
 
     async def settle(self, message: Message, walked: Walked, trace: Trace) -> None:
         """Gives a message its verdict.
@@ -99,7 +104,7 @@ class Settler:
         self._observe_dependencies(walked)
         fault.point("settling")
         try:
-            await self._carry_out(verdict, message, stream, walked, attempts)
+            await self._carry_out(verdict, message, stream, walked, attempts, trace)
         except LakeFenced:
             raise
         except (Unavailable, LakeError, ClaimLost) as error:
@@ -111,6 +116,8 @@ class Settler:
             self._attempts.forget(message.identity)
             if message.event is not None:
                 self._suspects.clear(message.event.identity())
+                if message.event.replay is not None:
+                    self._replayed(message.identity, walked.reason or walked.ending.value)
         self._count(stream, walked, verdict, trace)
         self._log(message, stream, walked, verdict, attempts, trace)
 
@@ -122,7 +129,13 @@ class Settler:
                 self._note_trouble(dependency, None)
 
     async def _carry_out(
-        self, verdict: Verdict, message: Message, stream: StreamId | None, walked: Walked, attempts: int
+        self,
+        verdict: Verdict,
+        message: Message,
+        stream: StreamId | None,
+        walked: Walked,
+        attempts: int,
+        trace: Trace,
     ) -> None:
         match verdict:
             case Done():
@@ -130,11 +143,13 @@ class Settler:
             case Later(delay_s=delay_s):
                 await message.delivery.later(delay_s)
             case Dead():
-                await self._bury(message, stream, walked, attempts)
+                await self._bury(message, stream, walked, attempts, trace)
             case _:
                 assert_never(verdict)
 
-    async def _bury(self, message: Message, stream: StreamId | None, walked: Walked, attempts: int) -> None:
+    async def _bury(
+        self, message: Message, stream: StreamId | None, walked: Walked, attempts: int, trace: Trace
+    ) -> None:
         """Records the dead letter in the lake, announces it, and takes the message off the queue."""
         event = message.event
         failure = Failure(
@@ -145,7 +160,8 @@ class Settler:
             etag=walked.etag or (event.etag if event else None),
             reason=walked.reason or walked.ending.value,
             attempts=attempts,
-            detail={name: _cut(value) for name, value in walked.detail.items()},
+            # The schemas are long, and limited where they are made; the log line does without them.
+            detail={name: _cut(value) for name, value in walked.detail.items()} | dict(trace.schemas),
         )
         await asyncio.wrap_future(self._writer.submit(failure))
         fault.point("recorded")
@@ -175,7 +191,7 @@ class Settler:
             metrics.files.labels(**labels).inc()
             metrics.rows.labels(**labels).inc(walked.rows)
             metrics.rescued.labels(**labels).inc(walked.rescued_rows)
-            if (age_s := _age_s(walked)) is not None:
+            if walked.ending is not Ending.REPLAYED and (age_s := _age_s(walked)) is not None:
                 metrics.put_to_staging.labels(**labels).observe(age_s)
         if walked.result is not None:
             metrics.batch_items.observe(walked.result.batch_items)

@@ -25,8 +25,10 @@ from consumer.ingress.sweep import Swept, sweep_until_done
 from consumer.key import KeyWalk
 from consumer.metrics import Metrics
 from consumer.objects import Bucket
+from consumer.service import Services, make_services
 from consumer.settings import Settings
 from consumer.spool import Spool
+from consumer.subjects import Lane
 from consumer.suspects import Suspects
 from consumer.sweeping import Sweeping, make_sweep
 from consumer.tailing import make_filer_tail
@@ -169,6 +171,15 @@ class Term:
                 ),
                 drift=drift,
             )
+            services = make_services(
+                settings,
+                definitions,
+                broker=broker,
+                bucket=bucket,
+                reader=reader,
+                writer=writer,
+                metrics=self.metrics,
+            )
             pool = WorkerPool(
                 WorkerConfig(
                     slots=settings.worker_slots,
@@ -182,9 +193,10 @@ class Term:
                 term_lasts=lambda: self.election.is_held,
                 note_trouble=self.state.note_trouble,
                 repair=gaps.queue.repair,
+                replayed=services.replays.settled,
             )
             gaps.start_sweeping(is_new_lake=epoch == 1, sweep_at_start=settings.sweep_at_start)
-            await self._work(broker, bucket, reader, writer, pool, gaps)
+            await self._work(broker, bucket, reader, writer, pool, gaps, services)
 
     async def _prepare(self, broker: Broker) -> bool:
         """Sets up js_streams and subscriptions; says whether the queue had to be made."""
@@ -258,6 +270,7 @@ class Term:
         writer: Writer,
         pool: WorkerPool,
         gaps: Gaps,
+        services: Services,
     ) -> None:
         """Runs ingress and workers until the term ends, then drains."""
 
@@ -284,6 +297,7 @@ class Term:
         ingress = [
             asyncio.create_task(gaps.sweeping.run(sweep_whole), name="sweep"),
             asyncio.create_task(self._look_around(broker, bucket, writer, gaps), name="look around"),
+            asyncio.create_task(services.run(), name="services"),
         ]
         tail = make_filer_tail(
             self.settings, self.definitions.streams, broker, publish, self.metrics, gaps.note
@@ -331,9 +345,9 @@ class Term:
         while True:
             try:
                 await gaps.look(writer)
-                for stream in (*(each.id for each in self.definitions.streams), None):
-                    waiting, claimed = await broker.pending(stream)
-                    labels = (stream.source, stream.stream) if stream else ("_unrouted", "_")
+                for of in (*(each.id for each in self.definitions.streams), None, *Lane):
+                    waiting, claimed = await broker.pending(of)
+                    labels = (of.source, of.stream) if isinstance(of, StreamId) else (name_of(of), "_")
                     self.metrics.pending.labels(*labels).set(waiting + claimed)
                 await bucket.exists()
             except Unavailable as error:
@@ -355,6 +369,11 @@ class Term:
                 log.info("model", model=run.model, rows=run.rows, seconds=round(run.seconds, 4))
             else:
                 log.error("model held back", model=run.model, error=run.error)
+
+
+def name_of(lane: Lane | None) -> str:
+    """What stands for a source in metrics where there is no stream."""
+    return lane.value if lane is not None else "_unrouted"
 
 
 def report_sweep(error: Exception) -> None:

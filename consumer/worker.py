@@ -15,8 +15,8 @@ from consumer.events import Identity, KeyEvent
 from consumer.key import KeyWalk, Trace, Walked
 from consumer.logs import frames
 from consumer.metrics import Metrics
-from consumer.settle import Message, NoteTrouble, Settler
-from consumer.subjects import parse_key_subject
+from consumer.settle import Message, NoteReplay, NoteTrouble, Settler
+from consumer.subjects import Lane, Queued, parse_key_subject
 from consumer.tasks import end, run_together
 from consumer.verdict import Ending, Policy
 from feeders import fault
@@ -35,13 +35,22 @@ REPAIR_EVERY = 10
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """How many keys are in work at once, and how long a claim lasts without renewal."""
+    """How many keys are in work at once, and how long a claim lasts without renewal.
+
+    Keys that a person asked for have slots of their own, a quarter as many: thousands of them make no other key wait
+    for a slot, and fill a part of a commit only.
+    """
 
     slots: int
     ack_wait_s: float
     breaker_keys: int
     breaker_probe_s: float
     policy: Policy = field(default_factory=Policy)
+
+    @property
+    def replay_slots(self) -> int:
+        """Replays that are in work at once, beside `slots` other keys."""
+        return max(1, self.slots // 4)
 
 
 class WorkerPool:
@@ -57,6 +66,7 @@ class WorkerPool:
         term_lasts: Callable[[], bool],
         note_trouble: NoteTrouble,
         repair: Callable[[], Awaitable[None]],
+        replayed: NoteReplay = lambda _, __: None,
     ) -> None:
         self._config = config
         self._broker = broker
@@ -64,6 +74,7 @@ class WorkerPool:
         self._metrics = metrics
         self._term_lasts = term_lasts
         self._slots = asyncio.Semaphore(config.slots)
+        self._replay_slots = asyncio.Semaphore(config.replay_slots)
         self._locks = KeyLocks()
         self._note_trouble = note_trouble
         self._repair = repair
@@ -82,14 +93,15 @@ class WorkerPool:
             metrics=metrics,
             policy=config.policy,
             note_trouble=note_trouble,
+            replayed=replayed,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Pulls until cancelled. Raises what no key can be blamed for (LakeFenced)."""
-        streams: list[StreamId | None] = [stream.id for stream in self._walk.streams]
-        pulls = [self._pull(stream) for stream in (*streams, None)]
+        streams: list[StreamId] = [stream.id for stream in self._walk.streams]
+        pulls = [self._pull(of) for of in (*streams, None, *Lane)]
         await run_together([*pulls, self._walk.suspects.run(), self._watch()])
 
     async def _watch(self) -> None:
@@ -103,27 +115,31 @@ class WorkerPool:
         await end(left)
         return len(left)
 
-    async def _pull(self, stream: StreamId | None) -> None:
+    async def _pull(self, of: Queued) -> None:
         """Claims a stream's keys. While it has none it holds one slot; else idle streams would starve the others."""
         failures = 0
         while True:
             try:
-                if stream is not None and self.breaker.is_blocked(stream):
-                    await self._probe(stream)
+                if isinstance(of, StreamId) and self.breaker.is_blocked(of):
+                    await self._probe(of)
                 else:
-                    await self._pull_once(stream)
+                    await self._pull_once(of)
                 if failures:
                     self._note_trouble("nats", None)
                 failures = 0
             except Unavailable as error:
                 failures += 1
-                await self._wait_for_queue(stream, failures, error)
+                await self._wait_for_queue(of, failures, error)
 
-    async def _pull_once(self, stream: StreamId | None) -> None:
-        await self._slots.acquire()
-        found = await self._claim(stream, 1, self._idle_wait_s)
-        while found and not self.breaker.is_blocked(stream) and (more := await self._take_free_slots()):
-            found = await self._claim(stream, more, 0)
+    async def _pull_once(self, of: Queued) -> None:
+        stream = of if isinstance(of, StreamId) else None
+        await self._slots_of(of).acquire()
+        found = await self._claim(of, 1, self._idle_wait_s)
+        while found and not self.breaker.is_blocked(stream) and (more := await self._take_free_slots(of)):
+            found = await self._claim(of, more, 0)
+
+    def _slots_of(self, of: Queued) -> asyncio.Semaphore:
+        return self._replay_slots if of is Lane.REPLAYS else self._slots
 
     async def _probe(self, stream: StreamId) -> None:
         """Waits until a probe of a blocked stream is due, and works on one key; the others that come go back."""
@@ -153,10 +169,10 @@ class WorkerPool:
             found += more
         return found
 
-    async def _wait_for_queue(self, stream: StreamId | None, failures: int, error: Unavailable) -> None:
+    async def _wait_for_queue(self, of: Queued, failures: int, error: Unavailable) -> None:
         self._note_trouble("nats", str(error))
         if failures % REPAIR_EVERY == 1:
-            log.warning("queue unavailable", stream=str(stream), failures=failures, error=str(error))
+            log.warning("queue unavailable", stream=str(of), failures=failures, error=str(error))
         if failures % REPAIR_EVERY == 0:
             try:
                 await self._repair()
@@ -169,36 +185,35 @@ class WorkerPool:
         """How long an idle stream may hold its slot: not long where there are fewer slots than streams."""
         return FETCH_WAIT_S if self._config.slots > len(self._walk.streams) else FETCH_WAIT_S / 20
 
-    async def _take_free_slots(self) -> int:
-        taken = 0
-        while taken < FETCH_MOST and not self._slots.locked():
-            await self._slots.acquire()
+    async def _take_free_slots(self, of: Queued) -> int:
+        slots, taken = self._slots_of(of), 0
+        while taken < FETCH_MOST and not slots.locked():
+            await slots.acquire()
             taken += 1
         return taken
 
-    async def _claim(self, stream: StreamId | None, slots: int, wait_s: float) -> int:
+    async def _claim(self, of: Queued, slots: int, wait_s: float) -> int:
         """Starts work on up to `slots` keys, in slots that are taken already; gives back the others."""
         deliveries: list[Delivery] = []
         try:
-            deliveries = await self._broker.fetch(stream, slots, wait_s)
+            deliveries = await self._broker.fetch(of, slots, wait_s)
         finally:
             for _ in range(slots - len(deliveries)):
-                self._slots.release()
+                self._slots_of(of).release()
         for delivery in deliveries:
-            self._start(delivery, stream)
+            self._start(delivery, of)
         return len(deliveries)
 
-    def _start(
-        self, delivery: Delivery, stream: StreamId | None, *, is_probe: bool = False
-    ) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._work(delivery, stream, is_probe=is_probe))
+    def _start(self, delivery: Delivery, of: Queued, *, is_probe: bool = False) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._work(delivery, of, is_probe=is_probe))
         self._tasks.add(task)
-        task.add_done_callback(self._worked)
+        slots = self._slots_of(of)
+        task.add_done_callback(lambda task: self._worked(task, slots))
         return task
 
-    def _worked(self, task: asyncio.Task[None]) -> None:
+    def _worked(self, task: asyncio.Task[None], slots: asyncio.Semaphore) -> None:
         self._tasks.discard(task)
-        self._slots.release()
+        slots.release()
         self._metrics.in_work.set(len(self._tasks))
         if task.cancelled():
             return
@@ -206,23 +221,27 @@ class WorkerPool:
         if error is not None and not self.crashed.done():
             self.crashed.set_exception(error)
 
-    async def _work(self, delivery: Delivery, stream: StreamId | None, *, is_probe: bool) -> None:
+    async def _work(self, delivery: Delivery, of: Queued, *, is_probe: bool) -> None:
         """One message of a stream's subscription, from delivery to verdict carried out."""
         fault.point("claimed")
         self._metrics.in_work.set(len(self._tasks))
         trace = Trace()
         claim = Claim(delivery, self._config.ack_wait_s, term_lasts=self._term_lasts)
+        stream = of if isinstance(of, StreamId) else None
         try:
-            _, identity = parse_key_subject(self._broker.config.namespace, delivery.subject)
+            said, identity = parse_key_subject(self._broker.config.namespace, delivery.subject)
             event = KeyEvent.from_json(delivery.payload)
         except (ValueError, BadKeyEvent) as error:
             # Anyone may publish; what is no key event is taken off the queue, with its evidence.
             unread = Identity(hashlib.sha256(delivery.subject.encode()).hexdigest()[:32])
             message = Message(delivery=delivery, stream=stream, identity=unread, event=None)
-            walked = Walked(ending=Ending.UNDECODABLE, reason="undecodable", detail={"error": str(error)})
+            detail = {"error": str(error), "subject": delivery.subject}
+            walked = Walked(ending=Ending.UNDECODABLE, reason="undecodable", detail=detail)
             await self._settler.settle(message, walked, trace)
             return
-        message = Message(delivery=delivery, stream=stream, identity=identity, event=event)
+        message = Message(
+            delivery=delivery, stream=said if of is Lane.REPLAYS else stream, identity=identity, event=event
+        )
         why_not = self._why_not_now(message, event.key, is_probe=is_probe)
         if why_not is not None:
             walked = Walked(ending=Ending.HELD_BACK, reason=why_not)
@@ -247,7 +266,8 @@ class WorkerPool:
         except Exception as error:  # noqa: BLE001 - one key's bug must not stop the others
             # Its text may quote a row's value: only where it was raised is logged.
             log.error("unexpected error", key=event.key, kind=type(error).__name__, frames=frames(error))
-            detail = {"kind": type(error).__name__, "at": frames(error)[-1]}
+            where = frames(error)
+            detail = {"error_class": type(error).__name__, "at": where[-1], "frames": " < ".join(where[::-1])}
             return Walked(ending=Ending.UNEXPECTED, reason="unexpected", detail=detail)
 
     def _stream_changed(self, stream: StreamId, blocked: Blocked | None) -> None:

@@ -123,6 +123,15 @@ def dead_keys(lake: Queryable, which: LetterFilter, *, bucket: str, limit: int) 
     return [key for (key,) in rows]
 
 
+def count_without_object(lake: Queryable, which: LetterFilter, *, bucket: str) -> int:
+    """Counts the dead letters that are about no object of this bucket, but about a message or another bucket."""
+    rows = lake.query(
+        f"SELECT count(*) FROM meta.feeder_failures{_WHERE} AND (key IS NULL OR bucket IS DISTINCT FROM $7)",
+        (*which.parameters(), bucket),
+    )
+    return int(rows[0][0])
+
+
 def drop_letters(transaction: Transaction, which: LetterFilter, *, resolution: str) -> int:
     """Resolves the open dead letters among these; returns how many there were."""
     source, stream = (which.stream.source, which.stream.stream) if which.stream else (None, None)

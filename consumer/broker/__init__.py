@@ -4,7 +4,9 @@ Every error of the client is classified in `connection`, once: `Unavailable` (wa
 `BrokerMisconfigured` (no waiting mends it).
 """
 
-from consumer.broker.client import Broker, Delivery
+from consumer.broker.client import Broker
 from consumer.broker.config import BrokerConfig
+from consumer.broker.delivery import Delivery
+from consumer.broker.micro import Endpoint, Reply
 
-__all__ = ["Broker", "BrokerConfig", "Delivery"]
+__all__ = ["Broker", "BrokerConfig", "Delivery", "Endpoint", "Reply"]

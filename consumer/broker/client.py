@@ -1,8 +1,7 @@
 """What we do over NATS: key events, feeds, and two small KV buckets."""
 
 import contextlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import nats.errors
@@ -12,57 +11,27 @@ from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 from nats.js.kv import KeyValue
 
-from consumer.broker import setup
-from consumer.broker.config import BrokerConfig, Bucket, bucket_name, keys_stream
+from consumer.broker import micro, setup
+from consumer.broker.config import BrokerConfig, Bucket, bucket_name, dead_stream, keys_stream
 from consumer.broker.connection import Connection
+from consumer.broker.delivery import Delivery
+from consumer.broker.micro import Endpoint, Reply
 from consumer.broker.pull import Pull
-from consumer.errors import Unavailable
+from consumer.errors import NoResponder, Unavailable
 from consumer.events import Identity, KeyEvent
-from consumer.subjects import Queued, commit_subject, dead_subject, key_subject, subscription_name
+from consumer.subjects import (
+    Lane,
+    Queued,
+    commit_subject,
+    dead_subject,
+    key_subject,
+    stream_filter,
+    subscription_name,
+)
 from feeders.streams import StreamId
 
 _STORE_FAILED = 10077
 _NO_MESSAGE = 10037
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """A claimed key event. One of `done`, `later` and `dead` ends the claim; each waits for the server.
-
-    Attributes:
-        payload: the event as it was sent, not yet validated.
-        subject: where it waited; `consumer.subjects.parse_key_subject` reads it.
-        num_delivered: 1 at first. An outage raises it as a broken file does, so it decides nothing.
-        sequence: the position in the js_stream, the same at every delivery.
-        published_at: when the server stored it.
-    """
-
-    payload: bytes
-    subject: str
-    num_delivered: int
-    sequence: int
-    published_at: datetime
-    _broker: "Broker" = field(repr=False)
-    _reply: str = field(repr=False)
-
-    async def done(self) -> None:
-        """Take the event out of the queue; it has its verdict."""
-        await self._settle(b"+ACK")
-
-    async def later(self, delay_s: float) -> None:
-        """Give the event back, to be delivered again after a delay."""
-        await self._settle(b'-NAK {"delay": %d}' % max(1, int(delay_s * 1e9)))
-
-    async def dead(self) -> None:
-        """Take the event out of the queue for good; a dead letter holds it now."""
-        await self._settle(b"+TERM")
-
-    async def working(self) -> None:
-        """Renew the claim for another `ack_wait_s`."""
-        await self._settle(b"+WPI")
-
-    async def _settle(self, verdict: bytes) -> None:
-        await self._broker.settle(self._reply, verdict, claimed_of=self.published_at)
 
 
 class Broker:
@@ -182,6 +151,13 @@ class Broker:
             messages = await pull.fetch(min(batch, self.config.max_ack_pending), timeout_s)
         return [self._delivery(message) for message in messages]
 
+    async def replays(self) -> set[Identity]:
+        """Return the identities of replays that wait or are in flight; of more than 100,000 the first ones."""
+        subjects = stream_filter(self.config.namespace, Lane.REPLAYS)
+        async with self._request("list replays"):
+            info = await self._js.stream_info(keys_stream(self.config).name, subjects_filter=subjects)
+        return {Identity(subject.rpartition(".")[2]) for subject in info.state.subjects or {}}
+
     async def pending(self, of: Queued) -> tuple[int, int]:
         """Return how many key events of a stream wait, and how many are claimed."""
         async with self._request("count key events"):
@@ -201,6 +177,50 @@ class Broker:
             )
         async with self._request("settle a claim"):
             await self._client.request(reply, verdict, timeout=self.config.request_timeout_s)
+
+    async def serve(self, endpoints: Sequence[Endpoint], *, version: str) -> None:
+        """Answer requests until cancelled, over every connection that replaces a lost one.
+
+        Raises:
+            Unavailable: the server does not answer; try again.
+        """
+        while True:
+            async with self._request("offer services"):
+                closed = self._connection.closed
+                service = await micro.start(self._client, self.config, endpoints, version=version)
+            try:
+                await closed.wait()
+            finally:
+                await micro.stop(service)
+
+    async def ask(self, subject: str, payload: bytes, *, timeout_s: float) -> Reply:
+        """Send a request and return the answer, which may be a refusal.
+
+        Raises:
+            NoResponder: nobody answers on this subject.
+            Unavailable: no answer in time.
+        """
+        async with self._request(f"ask {subject}"):
+            try:
+                message = await self._client.request(subject, payload, timeout=timeout_s)
+            except nats.errors.NoRespondersError as error:
+                raise NoResponder(f"nobody answers on {subject}") from error
+            except nats.errors.TimeoutError as error:
+                raise Unavailable("nats", f"no answer on {subject} in {timeout_s:g} s") from error
+        return micro.reply_of(message.data, message.headers)
+
+    async def dead_feed(self, stream_id: StreamId | None, *, most: int) -> list[bytes]:
+        """Return what was announced of a stream's dead letters, the newest first, among the feed's last messages."""
+        name, subject = dead_stream(self.config), dead_subject(self.config.namespace, stream_id)
+        found: list[bytes] = []
+        async with self._request("read the feed of dead letters"):
+            state = (await self._js.stream_info(name)).state
+            for sequence in range(state.last_seq, max(state.first_seq, state.last_seq - most + 1) - 1, -1):
+                with contextlib.suppress(js_errors.NotFoundError):
+                    message = await self._js.get_msg(name, sequence)
+                    if message.subject == subject:
+                        found.append(message.data or b"")
+        return found
 
     async def kv_get(self, bucket: Bucket, key: str) -> bytes | None:
         """Return a value, or None."""
@@ -274,7 +294,7 @@ class Broker:
             num_delivered=about.num_delivered,
             sequence=about.sequence.stream,
             published_at=about.timestamp,
-            _broker=self,
+            _settles=self,
             _reply=message.reply,
         )
 

@@ -95,8 +95,13 @@ def js_streams(config: BrokerConfig) -> tuple[JsStream, ...]:
             max_age_s=7 * _DAY_S,
         ),
         # A feed only: the dead letters themselves are rows of meta.feeder_failures.
-        JsStream(name=f"{ns}_dead", subjects=(f"{ns}.dead.>",), max_bytes=config.dead_max_bytes),
+        JsStream(name=dead_stream(config), subjects=(f"{ns}.dead.>",), max_bytes=config.dead_max_bytes),
     )
+
+
+def dead_stream(config: BrokerConfig) -> str:
+    """Return the server's name of the feed of dead letters."""
+    return f"{config.namespace}_dead"
 
 
 def bucket_name(config: BrokerConfig, bucket: Bucket) -> str:

@@ -23,12 +23,14 @@ class Connection:
     Attributes:
         client: the present client, connected or trying to be.
         js: its JetStream context.
+        closed: set when this client is closed for good.
     """
 
     def __init__(self, config: BrokerConfig, renewed: Callable[[], None]) -> None:
         self.config = config
         self.client = Client()
         self.js = self.client.jetstream()
+        self.closed = asyncio.Event()
         self._renewed = renewed
         self._renewal = asyncio.Lock()
         self._closing = False
@@ -43,6 +45,11 @@ class Connection:
         """Connect the client that we hold, or close it and raise."""
         config = self.config
         self._denied = self._last_error = ""
+        closed = self.closed = asyncio.Event()
+
+        async def on_closed() -> None:
+            closed.set()
+
         connecting = asyncio.create_task(
             self.client.connect(
                 servers=config.url.split(","),
@@ -50,6 +57,7 @@ class Connection:
                 password=config.password,
                 name=config.client_name,
                 error_cb=self._on_error,
+                closed_cb=on_closed,
                 max_reconnect_attempts=-1,  # the default gives up after 60
                 reconnect_time_wait=_RECONNECT_WAIT_S,
                 connect_timeout=2,
@@ -107,7 +115,7 @@ class Connection:
             raise BrokerMisconfigured(
                 f"NATS refuses us ({what}): {denied}",
                 hint="set LOTUS_NATS_USER and LOTUS_NATS_PASSWORD to a user that may use "
-                f"{self.config.namespace}.>, $JS.API.>, $JS.ACK.>, $KV.> and _INBOX.>",
+                f"{self.config.namespace}.>, $JS.API.>, $JS.ACK.>, $KV.>, $SRV.> and _INBOX.>",
             ) from error
         if isinstance(error, nats.errors.MaxPayloadError):
             raise BrokerMisconfigured(

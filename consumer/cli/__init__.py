@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli import ddl, transform
+from consumer.cli import ddl, dead, transform
 from consumer.cli.check import check
 from consumer.cli.demo import demo
 from consumer.cli.land import land
+from consumer.cli.replay import replay
 from consumer.cli.run import run
 from consumer.cli.sweep import sweep
 from consumer.cli.up import up
@@ -43,6 +44,8 @@ app.command()(up)
 app.command()(land)
 app.command()(demo)
 app.command()(check)
+app.command()(replay)
+app.add_typer(dead.app, name="dead")
 app.command()(sweep)
 app.add_typer(ddl.app, name="ddl")
 app.add_typer(transform.app, name="transform")
