@@ -135,6 +135,10 @@ class KeyWalk:
             )
         except (Unavailable, LakeUnavailable) as error:
             return unavailable(stream, error.dependency, error)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            return unavailable(stream, "disk", error)  # what the system refuses is no file's fault
         except (LakeConflict, LakeMisconfigured) as error:
             return unavailable(stream, "lake", error)
         except StatementFailed as error:

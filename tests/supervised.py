@@ -14,8 +14,8 @@ from consumer.broker import Broker
 from consumer.connections import broker_config
 from consumer.embedded.identity import Tenant
 from consumer.errors import Unavailable
+from consumer.inflight import Record
 from consumer.subjects import subscription_name
-from consumer.suspects import Record
 from tests.helpers import wait_until, wait_until_async
 from tests.processes import ConsumerProcess, consumer_process
 from tests.service import ORDERS, settings_of

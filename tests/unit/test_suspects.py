@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from consumer.errors import CrashedProcess, HeldBack, Unavailable
 from consumer.events import Identity
-from consumer.suspects import MOST_SUSPECTS, Record, Suspects
+from consumer.inflight import Record
+from consumer.suspects import MOST_SUSPECTS, Suspects
 from feeders.errors import LakeFenced
 from tests.helpers import wait_until_async
 
