@@ -12,11 +12,13 @@ Detail = Mapping[str, str | int | None]
 
 
 def of_bad_file(error: BadFile) -> Detail:
-    """What is wrong with a file, and which error of its readers said so."""
+    """What is wrong with a file, which error of its readers said so, and the setting of a limit that it is over."""
+    limit = error.evidence.get("limit")
     return {
         "error": str(error),
         "error_class": type(error.__cause__ or error.__context__ or error).__name__,
         **error.evidence,
+        **({"setting": f"LOTUS_FILE_{str(limit).upper()}"} if limit is not None else {}),
     }
 
 

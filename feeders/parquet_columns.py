@@ -144,9 +144,10 @@ class Column:
 
     @property
     def row_bytes(self) -> float:
-        """A row's share of the page where it is greatest."""
+        """A row's share of the page, or of the rows of a vector, where it is greatest."""
         if not self.leaf.repetition:
-            return max((span.size / max(1, span.page.values) for span in self.spans), default=0.0)
+            densest = max((span.size / max(1, span.page.values) for span in self.spans), default=0.0)
+            return max(densest, self.vector_bytes / VECTOR_ROWS)
         sizes = self._item_bytes()
         if self.begun is None:
             return sum(sizes) / max(1, self.rows)

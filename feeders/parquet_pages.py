@@ -15,6 +15,8 @@ DATA_V2 = 3
 _OTHER = -1
 _HEADERS = frozenset({5, 7, 8})
 _SIZE_MAX = 2**31 - 1
+CHUNK_PAGES_MAX = 100_000
+"""Pages without values would be work without end."""
 
 _N = rb"\x15([\x80-\xff]{0,4}[\x00-\x7f])"
 _SKIPPED = rb"\x15[\x80-\xff]{0,4}[\x00-\x7f]"
@@ -78,6 +80,9 @@ def read_pages(data: bytes, chunk: Chunk) -> list[Page]:
             message = f"the page at byte {at} claims {packed} bytes, {unpacked} unpacked, and {values} values"
             raise FooterSyntaxError(message)
         pages.append(page)
+        if len(pages) > CHUNK_PAGES_MAX:
+            message = f"it has more than {CHUNK_PAGES_MAX} pages"
+            raise FooterSyntaxError(message)
         at = start + packed
         if kind != DICTIONARY:
             left -= values

@@ -17,6 +17,7 @@ from feeders.parquet import BadFile, BadFileReason, Limits, inspect, verify_page
 from feeders.parquet_schema import parse_footer
 from feeders.parquet_types import FileList, FileOther, FileStruct
 from feeders.thrift import FooterSyntaxError
+from tests.hostile import element, footer, struct_list, varint
 
 LIMITS = Limits()
 CORPUS = Path(__file__).parents[1] / "data" / "parquet"
@@ -42,42 +43,6 @@ def footer_of(data: bytes) -> bytes:
 def with_footer(data: bytes, footer: bytes) -> bytes:
     body = data[: -8 - len(footer_of(data))]
     return body + footer + len(footer).to_bytes(4, "little") + b"PAR1"
-
-
-# A compact-protocol writer, as much as a hostile footer takes.
-
-
-def varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def zigzag(value: int) -> bytes:
-    return varint((value << 1) ^ (value >> 63))
-
-
-def element(name: str, *, children: int | None = None, leaf: bool = False, repetition: int = 1) -> bytes:
-    encoded = name.encode()
-    text = b"\x15" + zigzag(2) if leaf else b""
-    text += (b"\x25" if leaf else b"\x35") + zigzag(repetition)
-    text += b"\x18" + varint(len(encoded)) + encoded
-    if children is not None:
-        text += b"\x15" + zigzag(children)
-    return text + b"\x00"
-
-
-def struct_list(items: list[bytes], claimed: int | None = None) -> bytes:
-    return b"\xfc" + varint(len(items) if claimed is None else claimed) + b"".join(items)
-
-
-def footer(
-    elements: list[bytes], *, rows: int = 0, claimed: int | None = None, groups: bytes = b"\x0c"
-) -> bytes:
-    schema = struct_list(elements, claimed)
-    return b"\x15\x04\x19" + schema + b"\x16" + zigzag(rows) + b"\x19" + groups + b"\x00"
 
 
 # ---------------------------------------------------------------- what is refused

@@ -1,12 +1,14 @@
 """Settings: defaults, names that existing deployments have, what does not fit together, and no secret shown."""
 
 import traceback
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from consumer.errors import SettingsError
 from consumer.settings import known_variables, load_settings, variables_by_field
+from feeders.parquet import Limits
 
 SECRETS = {
     "LOTUS_S3_SECRET_ACCESS_KEY": "secret-of-s3",
@@ -203,3 +205,10 @@ def test_what_modules_get_is_made_from_the_settings() -> None:
     assert lake.temp_directory is not None
     assert lake.temp_directory.is_relative_to(Path("/spool"))
     assert lake.catalog.schema == "lakes"
+
+
+def test_every_limit_of_a_file_is_a_setting() -> None:
+    """A dead letter names the setting by the name of the limit."""
+    for limit in fields(Limits):
+        changed = load_settings(LEAST | {f"LOTUS_FILE_{limit.name.upper()}": "4711"}).file_limits
+        assert getattr(changed, limit.name) == 4711
