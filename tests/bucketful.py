@@ -15,6 +15,7 @@ from consumer.errors import Unavailable
 from consumer.landing.generate import Landing, LandingFile
 from consumer.landing.write import run_landing
 from consumer.objects import Bucket, open_bucket
+from consumer.settings import known_variables
 from feeders.project import find_project
 from feeders.streams import Route
 from tests.helpers import wait_until_async
@@ -81,7 +82,13 @@ class Bucketful:
 
     def settings(self) -> dict[str, str]:
         """What a consumer of this landing needs besides the tenant's settings."""
-        return {"LOTUS_PROJECT_DIR": str(self.project_dir)} if self.project_dir else {}
+        if self.project_dir is None:
+            return {}
+        # Few keys land here: one that is gone is soon a tenth of its stream's.
+        most = {"LOTUS_SWEEP_MAX_REMOVED_PERCENT": "100"}
+        return {"LOTUS_PROJECT_DIR": str(self.project_dir)} | (
+            most if most.keys() <= known_variables() else {}
+        )
 
     def land(self, files: int, *, rate: float = 20.0, mischief: Mischief | None = None) -> None:
         """Puts the next files of the landing."""
@@ -146,6 +153,21 @@ class Bucketful:
             if self.removes(key) or not (made[key].orders or made[key].refunds)
         )
 
+    def note_put(self, key: str, body: bytes, etag: str, *, broken: bool = False) -> None:
+        """Hears that this body is the key's from now on."""
+        self.puts += 1
+        self.overwrites += key in self.bodies
+        self.bodies[key], self.etags[key] = body, etag
+        self.removed.discard(key)
+        self.kept.discard(key)
+        if broken:
+            self.broken.add(key)
+            return
+        self.versions.setdefault(key, {})[etag] = body
+        if key in self.broken:
+            self.broken.remove(key)
+            self.mended.add(key)
+
     def note_loaded(self, versions: Mapping[str, str]) -> None:
         """Hears that these versions, etags by key, are loaded."""
         unchanged = {key for key, etag in versions.items() if self.etags.get(key) == etag}
@@ -202,18 +224,7 @@ class Bucketful:
         async with self._turn(key):
             self.settled.discard(key)
             etag = await until_there(lambda: bucket.put(key, body), what="S3 to take a put")
-            self.puts += 1
-            self.overwrites += key in self.bodies
-            self.bodies[key], self.etags[key] = body, etag
-            self.removed.discard(key)
-            self.kept.discard(key)
-            if broken:
-                self.broken.add(key)
-            else:
-                self.versions.setdefault(key, {})[etag] = body
-                if key in self.broken:
-                    self.broken.remove(key)
-                    self.mended.add(key)
+            self.note_put(key, body, etag, broken=broken)
 
     async def _delete(self, bucket: Bucket, key: str) -> None:
         async with self._turn(key):

@@ -2,13 +2,15 @@
 
 It sends itself SIGNAL (SIGKILL, SIGSTOP) at the N-th time that it passes POINT; with AFTER only passes that follow
 the first pass of that point count, so that the COMMIT of a batch is told from that of the DDL before it. With
-LATE in the place of N it is the first pass after a SIGUSR1, which it answers with "armed" on standard error.
+`late` in the place of N it is the first pass after a SIGUSR1, which it answers with "armed" on standard error; POINT
+may then be several with commas between, of which each SIGUSR1 takes the next.
 """
 
 import os
 import signal
 import sys
 import threading
+from itertools import cycle
 
 from consumer.cli import app
 from feeders import fault
@@ -19,29 +21,35 @@ ARMED = "armed"
 
 def main() -> None:
     """Arms the points and runs the consumer."""
-    name_of_signal, point, passes, *after = sys.argv[1:]
+    name_of_signal, points, passes, *after = sys.argv[1:]
     number = signal.Signals[name_of_signal]
     lock = threading.Lock()
-    left = 1 if passes == LATE else int(passes)
+    turns = cycle(points.split(","))
+    point, left = points, 0
     waits = bool(after)
 
     def hook(name: str) -> None:
         nonlocal left, waits
         with lock:
             waits = waits and name not in after
-            counts = name == point and not waits
-            left -= counts
-            if counts and left == 0:
-                os.kill(os.getpid(), number)
+            strikes = name == point and not waits and left == 1
+            left -= name == point and not waits
+        if strikes:
+            os.kill(os.getpid(), number)
 
-    def arm(*_: object) -> None:
+    def arm(passes: int) -> None:
+        nonlocal left, point, waits
+        point, left, waits = next(turns), passes, bool(after)
         fault.arm(hook)
-        os.write(2, f"{ARMED}\n".encode())
+
+    def arm_late(*_: object) -> None:
+        arm(1)
+        os.write(2, f"{ARMED} {point}\n".encode())
 
     if passes == LATE:
-        signal.signal(signal.SIGUSR1, arm)
+        signal.signal(signal.SIGUSR1, arm_late)
     else:
-        fault.arm(hook)
+        arm(int(passes))
     app(["run"])
 
 
