@@ -66,3 +66,21 @@ def test_a_duckdb_that_made_many_commits_is_replaced_when_no_work_waits(
     loaded = sum(count(reader, stream.qualified_table) for stream in defined.streams)
     assert loaded == sum(landing.rows_expected(stream.id) for stream in defined.streams)
     reader.close()
+
+
+def test_an_item_that_failed_before_shares_its_transaction_with_no_other(
+    tenant: Tenant, tmp_path: Path
+) -> None:
+    defined = definitions()
+    lake = open_lake(tenant)
+    writer = Writer(
+        lambda: open_lake(tenant), epoch=start_term(lake, defined), limits=BatchLimits(), lake=lake
+    )
+    landed = list({file.key: file for file in Landing(seed=9, files=20)}.values())[:7]
+    loads = [load_of(file, defined, folder=tmp_path) for file in landed]
+    # All are there when the writer begins, so that it takes as many as it may.
+    results = [writer.submit(load, isolated=number in (0, 3)) for number, load in enumerate(loads)]
+    writer.start()
+    shares = [future.result(timeout=60).batch_items for future in results]
+    assert shares == [1, 2, 2, 1, 3, 3, 3]
+    assert writer.close(timeout_s=60)
