@@ -164,6 +164,8 @@ def memory_connection(config: LakeConfig | None = None) -> duckdb.DuckDBPyConnec
             options["temp_directory"] = str(config.temp_directory)
     connection = duckdb.connect(":memory:", config=options)
     connection.execute("SET TimeZone = 'UTC'")
+    # What takes longer than two seconds would draw one among the log lines, no matter that nobody watches.
+    connection.execute("SET enable_progress_bar = false")
     return connection
 
 
@@ -412,6 +414,10 @@ _DISK = re.compile(
 )
 _STORE = re.compile(r"\bHTTP\b|s3://|https?://|Could not establish connection|curl", re.IGNORECASE)
 
+_NO_ROOM = re.compile(r"HTTP (?:500|507)\b.*\bHTTP (?:PUT|POST)\b", re.DOTALL)
+_FULL = " (if that stays so: is the lake's bucket over its quota or read-only, or a disk of SeaweedFS full?)"
+"""SeaweedFS answers a PUT into a full bucket by InternalError, and says no more."""
+
 
 def classify(error: duckdb.Error) -> LakeError:
     """Names the next move for an error of DuckDB."""
@@ -426,7 +432,7 @@ def classify(error: duckdb.Error) -> LakeError:
     if isinstance(error, duckdb.HTTPException) or (
         isinstance(error, duckdb.IOException) and _STORE.search(text)
     ):
-        return LakeUnavailable("s3", shown)
+        return LakeUnavailable("s3", shown + (_FULL if _NO_ROOM.search(text) else ""))
     if _DISK.search(text):
         return LakeUnavailable("disk", shown)
     if isinstance(error, duckdb.ConnectionException):

@@ -41,9 +41,9 @@ def test_a_full_lake_bucket_is_waited_for(
             wait_until(is_full, timeout_s=60, what="the lake bucket to be full")
             with run.bucketful.landing_meanwhile(FILES, mischief=run.mischief):
                 wait_until(
-                    lambda: "s3" in (said := run.consumer.ready())[1] and said[0] == 503,
+                    lambda: "over its quota" in (said := run.consumer.ready())[1] and said[0] == 503,
                     timeout_s=60,
-                    what="/readyz to blame s3",
+                    what="/readyz to ask whether the bucket is full",
                 )
                 wait_until(
                     lambda time_=time_: run.consumer.metric(RETRIED) >= RETRIES * time_,

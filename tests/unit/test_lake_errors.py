@@ -193,3 +193,16 @@ def test_ddl_that_duckdb_refuses_is_named() -> None:
     with pytest.raises(StatementFailed) as caught:
         describe_create_table("CREATE TABLE staging.t (a NOSUCHTYPE)")
     assert "NOSUCHTYPE" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "hinted"),
+    [("PUT", 500, True), ("POST", 500, True), ("PUT", 503, False), ("GET", 500, False)],
+)
+def test_a_put_that_s3_does_not_take_has_a_hint(request_: str, status: int, hinted: bool) -> None:
+    """The words of DuckDB about a bucket of SeaweedFS that is over its quota."""
+    text = f"HTTP Error: Request returned HTTP {status} for HTTP {request_} to 's3://lake/data/a.parquet'"
+    found = classify(duckdb.HTTPException(text))
+    assert isinstance(found, LakeUnavailable)
+    assert found.dependency == "s3"
+    assert ("over its quota" in str(found)) is hinted
