@@ -12,13 +12,14 @@ from consumer.broker import Broker, Delivery
 from consumer.claims import Attempts, Claim, KeyLocks
 from consumer.errors import BadKeyEvent, Misconfigured, Unavailable
 from consumer.events import Identity, KeyEvent
-from consumer.key import KeyWalk, Trace, Walked
+from consumer.key import KeyWalk
 from consumer.logs import frames
 from consumer.metrics import Metrics
 from consumer.settle import Message, NoteReplay, NoteTrouble, Settler
 from consumer.subjects import Lane, Queued, parse_key_subject
 from consumer.tasks import end, run_together
 from consumer.verdict import Ending, Policy
+from consumer.walked import Trace, Walked
 from feeders import fault
 from feeders.errors import LakeFenced
 from feeders.streams import StreamId
