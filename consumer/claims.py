@@ -1,12 +1,12 @@
 """Claims on key events, the turns of each key, and how often each one was tried."""
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from consumer.broker import Delivery
+from consumer.election import clock
 from consumer.errors import Unavailable
 from consumer.events import Identity
 from consumer.tasks import end
@@ -17,21 +17,28 @@ MOST_OF_A_KEY = 2
 
 
 class Claim:
-    """The exclusive right to process one key event, renewed at a quarter of `ack_wait_s` while in the block."""
+    """The exclusive right to process one key event, renewed at a quarter of `ack_wait_s` while in the block.
+
+    A claim that was not renewed in time is lost for good. The queue may have given the key to someone else by then,
+    and takes a renewal that comes too late for theirs.
+    """
 
     def __init__(self, delivery: Delivery, ack_wait_s: float, *, term_lasts: Callable[[], bool]) -> None:
         self._delivery = delivery
         self._ack_wait_s = ack_wait_s
         self._term_lasts = term_lasts
-        self._renewed_at = time.monotonic()
+        self._renewed_at = clock()
+        self._lapsed = False
 
     def is_held(self) -> bool:
         """Says whether the queue has certainly not given the key to someone else. From any thread."""
-        return self._term_lasts() and time.monotonic() - self._renewed_at < self._ack_wait_s
+        if clock() - self._renewed_at >= self._ack_wait_s:
+            self._lapsed = True
+        return not self._lapsed and self._term_lasts()
 
     @asynccontextmanager
     async def renewed(self) -> AsyncGenerator[None]:
-        """Keeps renewing until the block ends."""
+        """Keeps renewing until the block ends, or the claim is lost."""
         task = asyncio.create_task(self._renew())
         try:
             yield
@@ -39,14 +46,20 @@ class Claim:
             await end([task])
 
     async def _renew(self) -> None:
+        wait_s = self._ack_wait_s / 4
         while True:
-            await asyncio.sleep(self._ack_wait_s / 4)
-            asked_at = time.monotonic()
+            await asyncio.sleep(wait_s)
+            asked_at = clock()
             try:
-                await self._delivery.working()
+                if self.is_held():
+                    await self._delivery.working()
             except Unavailable:
-                continue  # the next try may come in time; if not, `is_held` turns false by itself
+                wait_s = self._ack_wait_s / 16  # the next try may come in time
+                continue
+            if not self.is_held():
+                return
             self._renewed_at = asked_at
+            wait_s = self._ack_wait_s / 4
 
 
 class Attempts:
