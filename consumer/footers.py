@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 from consumer.errors import NotFound, UnexpectedAnswer
 from consumer.objects import Bucket
+from consumer.tasks import end
 from feeders.parquet import Limits
 from feeders.parquet_schema import FooterLimitError, parse_footer
 from feeders.thrift import FooterSyntaxError
 
+ALWAYS_READ = 100
 MOST_FOOTERS = 1000
+MOST_S = 1.5
+"""Footers after the first hundred are read for this long: who asks waits for an answer."""
 AT_ONCE = 4
 """The workers read the same bucket at the same time."""
 TAIL_BYTES = 64 * 1024
@@ -26,7 +30,9 @@ class FooterCount:
 
 
 async def count_footers(bucket: Bucket, objects: Sequence[tuple[str, int]], limits: Limits) -> FooterCount:
-    """Sums the rows that the footers of these (key, size in bytes) claim, of the first thousand of them.
+    """Sums the rows that the footers of these (key, size in bytes) claim.
+
+    Of the first hundred, and of as many more of the first thousand as time allows.
 
     Raises:
         Unavailable: S3 does not answer.
@@ -37,8 +43,15 @@ async def count_footers(bucket: Bucket, objects: Sequence[tuple[str, int]], limi
         async with turns:
             return await _rows(bucket, key, size, limits)
 
-    counts = await asyncio.gather(*(count(key, size) for key, size in objects[:MOST_FOOTERS]))
-    known = [rows for rows in counts if rows is not None]
+    first = await asyncio.gather(*(count(key, size) for key, size in objects[:ALWAYS_READ]))
+    more = [asyncio.create_task(count(key, size)) for key, size in objects[ALWAYS_READ:MOST_FOOTERS]]
+    try:
+        done, _ = (
+            await asyncio.wait(more, timeout=MOST_S) if more else (set[asyncio.Task[int | None]](), None)
+        )
+    finally:
+        await end(more)
+    known = [rows for rows in (*first, *(task.result() for task in done)) if rows is not None]
     return FooterCount(rows=sum(known), not_counted=len(objects) - len(known))
 
 

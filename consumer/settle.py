@@ -15,13 +15,13 @@ from consumer.broker import Broker, Delivery
 from consumer.claims import Attempts
 from consumer.errors import Unavailable
 from consumer.events import Identity, KeyEvent
-from consumer.key import Trace, Walked
 from consumer.metrics import Metrics
 from consumer.suspects import Suspects
 from consumer.verdict import Dead, Done, Ending, Later, Policy, Verdict, decide_verdict, draw_jitter
+from consumer.walked import Trace, Walked
 from feeders import fault
 from feeders.errors import LakeError, LakeFenced
-from feeders.failures import Failure
+from feeders.failures import Failure, resolve_failures
 from feeders.streams import StreamId
 from feeders.work import ClaimLost
 from feeders.writer import Writer
@@ -30,6 +30,7 @@ log = structlog.get_logger()
 
 MOST_DETAIL_CHARACTERS = 2_000
 MOST_PAYLOAD_BYTES = 64 * 1024
+_GONE = frozenset({Ending.KEPT, Ending.ABSENT, Ending.STALE})
 
 NoteReplay = Callable[[Identity, str], None]
 """Told how a key that a person asked for has ended, once it is off the queue."""
@@ -139,6 +140,7 @@ class Settler:
     ) -> None:
         match verdict:
             case Done():
+                await self._resolve_gone(message, walked)
                 await message.delivery.done()
             case Later(delay_s=delay_s):
                 await message.delivery.later(delay_s)
@@ -146,6 +148,19 @@ class Settler:
                 await self._bury(message, stream, walked, attempts, trace)
             case _:
                 assert_never(verdict)
+
+    async def _resolve_gone(self, message: Message, walked: Walked) -> None:
+        """An object that is gone leaves no dead letter open, also where no row of it ever was in the lake."""
+        event = message.event
+        if event is None or walked.ending not in _GONE:
+            return
+        key = (event.bucket, event.key)
+        if self._writer.may_have_failed(*key):
+            resolved = self._writer.transact(
+                "an object is gone",
+                lambda transaction: resolve_failures(transaction, keys=[key], resolution="removed"),
+            )
+            await asyncio.wrap_future(resolved)
 
     async def _bury(
         self, message: Message, stream: StreamId | None, walked: Walked, attempts: int, trace: Trace

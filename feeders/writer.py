@@ -160,6 +160,7 @@ class Writer:
                 try:
                     with lake.transaction(message) as transaction:
                         require_epoch(transaction, self._epoch)
+                        self._load_open_failures(lake)
                         return function(transaction)
                 except LakeConflict:
                     if attempt == MAX_CONFLICTS:
@@ -335,9 +336,7 @@ class Writer:
             lake = self._opened()
             try:
                 with lake.transaction(f"{len(works)} items") as transaction:
-                    if not self._has_open_failures:
-                        self._open_failures = read_open_failures(lake)
-                        self._has_open_failures = True
+                    self._load_open_failures(lake)
                     results = apply_batch(
                         transaction,
                         works,
@@ -353,6 +352,11 @@ class Writer:
             self._note(works, results)
             return results
         raise AssertionError("unreachable")
+
+    def _load_open_failures(self, lake: Lake) -> None:
+        if not self._has_open_failures:
+            self._open_failures = read_open_failures(lake)
+            self._has_open_failures = True
 
     def _note(self, works: Sequence[Work], results: Sequence[Applied]) -> None:
         streams: set[StreamId] = set()

@@ -2,11 +2,13 @@
 
 nats.micro answers the requests of one endpoint one after another, so that a slow one holds up those behind it and
 not other endpoints. An exception of a handler it turns into a reply without a word in any log: ours raise none.
+It flushes when it starts, and nats-py loses its connection when a flush is cancelled before its PONG came.
 """
 
+import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 import nats.errors
@@ -19,6 +21,7 @@ from consumer.broker.config import BrokerConfig
 SERVICE = "lotus-lake"
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
 _ERROR_MOST = 400
+_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ async def start(
         ),
     )
     try:
-        await service.start()
+        await _finish(service.start())
         for endpoint in endpoints:
             await service.add_endpoint(
                 EndpointConfig(
@@ -65,7 +68,7 @@ async def start(
                     metadata={"schema": endpoint.schema},
                 )
             )
-        await client.flush()
+        await _finish(client.flush())
     except BaseException:
         await stop(service)
         raise
@@ -76,6 +79,18 @@ async def stop(service: Service) -> None:
     """Offers them no more. A connection that is gone has done that already."""
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         await service.stop()
+
+
+async def _finish(work: Coroutine[None, None, None]) -> None:
+    """Lets a flush come to its end, for a moment, when this is cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=_PATIENCE_S)
+        raise
+    finally:
+        task.cancel()
 
 
 def reply_of(body: bytes, headers: dict[str, str] | None) -> Reply:
