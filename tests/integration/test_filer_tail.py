@@ -1,6 +1,7 @@
 """The filer tail on a real SeaweedFS: what S3 clients do arrives as the events that S3's HEAD would tell."""
 
 import asyncio
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import AsyncGenerator, Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
+import grpc
+import grpc.aio
 import pytest
 from botocore.config import Config
 
@@ -19,6 +22,7 @@ from consumer.embedded.identity import S3Identity, Tenant
 from consumer.embedded.stack import Stack
 from consumer.errors import Misconfigured, Unavailable, Undecodable
 from consumer.events import KeyEvent
+from consumer.ingress.filer_pb2 import SubscribeMetadataRequest, SubscribeMetadataResponse
 from consumer.ingress.filer_tail import FilerTail, FilerTailConfig, FilerTls
 from feeders.streams import StreamId
 from tests.helpers import wait_until_async
@@ -364,6 +368,44 @@ async def test_the_filer_is_killed_and_comes_back(
         await recorder.hears(lambda: stored <= {event.key for event in recorder.events}, "all objects")
         assert len(stored) >= 200
         assert tail.lag_s is not None
+    assert recorder.gaps == ["position_lost", "returned"]
+
+
+async def test_a_log_that_does_not_reach_back_is_given_up(config: FilerTailConfig) -> None:
+    """The filer only says that it can't read its log: asked for that position again, it would say so for ever."""
+    refused: list[int] = []
+    recorder = Recorder(position=time.time_ns() - 3600 * 10**9)
+    server = grpc.aio.server()
+
+    async def subscribe(
+        request: SubscribeMetadataRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncGenerator[SubscribeMetadataResponse]:
+        if request.since_ns < time.time_ns() - 60 * 10**9:
+            refused.append(request.since_ns)
+            await context.abort(grpc.StatusCode.UNKNOWN, "reading from persisted logs: volume 7 not found")
+        yield SubscribeMetadataResponse(ts_ns=time.time_ns())
+        await asyncio.Event().wait()
+
+    handler = grpc.unary_stream_rpc_method_handler(
+        subscribe,
+        request_deserializer=SubscribeMetadataRequest.FromString,
+        response_serializer=SubscribeMetadataResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("filer_pb.SeaweedFiler", {"SubscribeMetadata": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        there = replace(config, address=f"127.0.0.1:{port}", unreadable_s=0.3, backoff_max_s=0.05)
+        async with _following(there, recorder) as tail:
+            await recorder.hears(lambda: tail.caught_up_at, "the tail follows again")
+    finally:
+        await server.stop(None)
+    assert len(refused) > 1
+    assert [gap.partition(":")[0] for gap in recorder.gaps] == ["log_lost"]
+    assert recorder.position is not None
+    assert recorder.position < time.time_ns()
 
 
 async def test_a_quiet_log_is_known_to_be_caught_up(config: FilerTailConfig) -> None:

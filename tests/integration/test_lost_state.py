@@ -7,13 +7,19 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
+import nats
 import pytest
 from psycopg import sql
 
+from consumer.broker import Broker, Delivery
+from consumer.connections import broker_config
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
+from consumer.errors import Unavailable
+from consumer.events import KeyEvent
 from consumer.landing.generate import Landing
 from feeders.catalog import look_at_snapshots
 from feeders.lake import Lake, LakeUnavailable, Watermark
@@ -24,6 +30,7 @@ from tests.lakes import definitions, lake_config, start_term
 from tests.landed import wait_until_loaded
 from tests.processes import ConsumerProcess, consumer_process
 from tests.queue import pending
+from tests.service import ORDERS, settings_of
 
 NO_INTERVAL = {"LOTUS_SWEEP_INTERVAL_S": "0"}
 GAP_TIMEOUT_S = 60.0
@@ -116,6 +123,43 @@ def test_the_folder_of_jetstream_is_deleted(stack: Stack, bucketful: Bucketful, 
         assert_exact(bucketful)
         assert waiting > 0, "nothing was in the queue that was lost"
         assert consumer.terminate() == 0, consumer.tail()
+
+
+async def test_a_verdict_on_a_key_of_the_lost_queue_hits_no_other_key(tenant: Tenant) -> None:
+    """Positions are given out again: the old key's ack would take the new one off the queue, unread."""
+    broker = await Broker.connect(broker_config(settings_of(tenant), "lost"))
+
+    async def claim(key: str) -> Delivery:
+        event = KeyEvent(
+            event="created", bucket="b", key=key, found_by="sweep", sent_at=datetime.now(UTC), etag="e"
+        )
+        assert await broker.publish_key(event, ORDERS)
+        [delivery] = await broker.fetch(ORDERS, 1, 10.0)
+        return delivery
+
+    try:
+        assert await broker.ensure()
+        await broker.subscribe([ORDERS])
+        old = await claim("old")
+        first = await broker.queue_made_at()
+        client = await nats.connect(
+            tenant.endpoints.nats_url, user=tenant.nats_user, password=tenant.nats_password
+        )
+        await client.jetstream().delete_stream(f"{tenant.namespace}_keys")
+        await client.close()
+        assert await broker.queue_made_at() is None
+        assert await broker.ensure()
+        await broker.subscribe([ORDERS])
+        assert await broker.queue_made_at() != first
+        new = await claim("new")
+        assert new.sequence == old.sequence
+        with pytest.raises(Unavailable, match="made anew"):
+            await old.done()
+        assert sum(await broker.pending(ORDERS)) == 1
+        await new.done()
+        assert sum(await broker.pending(ORDERS)) == 0
+    finally:
+        await broker.close()
 
 
 def test_the_catalog_is_restored_from_a_dump(stack: Stack, bucketful: Bucketful, tmp_path: Path) -> None:
