@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from feeders.lake import Transaction
@@ -73,8 +73,8 @@ class LetterCount:
 def find_letters(lake: Queryable, which: LetterFilter, *, limit: int) -> list[Letter]:
     """Reads dead letters, the newest first."""
     rows = lake.query(
-        "SELECT source, stream, bucket, key, etag, reason, detail::VARCHAR, attempts, failed_at, resolved_at,"
-        f" resolution FROM meta.feeder_failures{_WHERE} ORDER BY failed_at DESC, key LIMIT $7",
+        "SELECT source, stream, bucket, key, etag, reason, detail::VARCHAR, attempts, epoch_us(failed_at),"
+        f" epoch_us(resolved_at), resolution FROM meta.feeder_failures{_WHERE} ORDER BY failed_at DESC, key LIMIT $7",
         (*which.parameters(), limit),
     )
     return [
@@ -86,8 +86,8 @@ def find_letters(lake: Queryable, which: LetterFilter, *, limit: int) -> list[Le
             reason=reason,
             detail=detail or "{}",
             attempts=attempts,
-            failed_at=failed_at,
-            resolved_at=resolved_at,
+            failed_at=_moment(failed_at),
+            resolved_at=None if resolved_at is None else _moment(resolved_at),
             resolution=resolution,
         )
         for source, stream, bucket, key, etag, reason, detail, attempts, failed_at, resolved_at, resolution in rows
@@ -97,7 +97,7 @@ def find_letters(lake: Queryable, which: LetterFilter, *, limit: int) -> list[Le
 def count_letters(lake: Queryable, which: LetterFilter) -> list[LetterCount]:
     """Counts dead letters by stream and reason, the most first."""
     rows = lake.query(
-        "SELECT source, stream, reason, count(*), min(failed_at), max(failed_at)"
+        "SELECT source, stream, reason, count(*), epoch_us(min(failed_at)), epoch_us(max(failed_at))"
         f" FROM meta.feeder_failures{_WHERE} GROUP BY ALL ORDER BY count(*) DESC, reason, source, stream",
         which.parameters(),
     )
@@ -106,8 +106,8 @@ def count_letters(lake: Queryable, which: LetterFilter) -> list[LetterCount]:
             stream=_stream(source, stream),
             reason=reason,
             letters=letters,
-            first_failed_at=first,
-            last_failed_at=last,
+            first_failed_at=_moment(first),
+            last_failed_at=_moment(last),
         )
         for source, stream, reason, letters, first, last in rows
     ]
@@ -162,3 +162,8 @@ def letter_json(letter: Letter) -> dict[str, object]:
 
 def _stream(source: str | None, stream: str | None) -> StreamId | None:
     return StreamId(source=source, stream=stream) if source is not None and stream is not None else None
+
+
+def _moment(microseconds: int) -> datetime:
+    """DuckDB's client needs another package for its own times with a zone."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)

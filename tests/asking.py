@@ -70,5 +70,12 @@ def wait_until_done(tenant: Tenant, answer: Mapping[str, object]) -> Document:
 
 
 def command(tenant: Tenant, *arguments: str) -> Result:
-    """Runs `lotus-lake` with these arguments and the tenant's settings."""
+    """Runs `lotus-lake` with these arguments and the tenant's settings; log lines of a service may stand between."""
     return CliRunner().invoke(app, [*arguments], env=tenant.env())
+
+
+def command_json(tenant: Tenant, *arguments: str) -> Any:
+    """The one line of JSON that a command prints with --json."""
+    done = command(tenant, *arguments, "--json")
+    [line] = [line for line in done.stdout.splitlines() if line.startswith(("{", "["))]
+    return json.loads(line)

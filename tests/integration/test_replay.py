@@ -24,7 +24,16 @@ from feeders.reader import LakeReader
 from feeders.writer import Writer
 from tests.asking import Document, ask, command, connect, is_offered, request, wait_until_done
 from tests.helpers import wait_until_async
-from tests.service import RunningService, announce, order_key, orders, put, running_service, settings_of
+from tests.service import (
+    RunningService,
+    announce,
+    delete_all,
+    order_key,
+    orders,
+    put,
+    running_service,
+    settings_of,
+)
 
 PREFIX = order_key("").removesuffix(".parquet")
 FLAT = "raw/shopify/orders/2026_07_05_1783209600000_0.parquet"
@@ -116,7 +125,7 @@ def test_what_a_request_finds(tenant: Tenant) -> None:
             service.put(order_key("broken"), b"not parquet")
             service.put(NOBODYS, orders(8))
         with service.expecting(kept=1):
-            remove(tenant, order_key("gone"))
+            delete_all(tenant, [order_key("gone")])
     put(tenant, order_key("a"), orders(*range(10, 15)))  # a version that nobody has loaded
 
     async def run() -> None:
@@ -129,14 +138,6 @@ def test_what_a_request_finds(tenant: Tenant) -> None:
                 await told_and_not_asked(client, tenant, broker)
             finally:
                 await client.close()
-
-    asyncio.run(run())
-
-
-def remove(tenant: Tenant, key: str) -> None:
-    async def run() -> None:
-        async with lander(tenant) as bucket:
-            await bucket.delete(key)
 
     asyncio.run(run())
 
