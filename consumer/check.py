@@ -163,7 +163,7 @@ async def check_loader(settings: Settings) -> Finding:
 async def check_filer(settings: Settings) -> Finding:
     """The filer's gRPC port answers."""
     if not settings.filer_grpc:
-        found = "LOTUS_FILER_GRPC is not set: no tail; new objects are found by the sweep at start only"
+        found = "LOTUS_FILER_GRPC is not set: no tail; new objects are found by the sweep only"
         return Finding(subject="filer", status="note", found=found)
     async with open_channel(tail_config(settings, settings.filer_grpc)) as channel:
         try:
