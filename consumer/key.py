@@ -128,6 +128,7 @@ class KeyWalk:
                 # 4. From here on a file may kill the process: who is at work is on record before.
                 with trace.stage("note"):
                     await held.enter_async_context(self.suspects.region(identity))
+                fault.point("noted")
                 # 5. The check: footer, limits, schema, and from it the load plan.
                 with trace.stage("check"):
                     footer, plan = await asyncio.to_thread(self._check, slot, route.stream, trace)

@@ -6,6 +6,7 @@ POINTS = (
     # on the event loop, for each key
     "claimed",
     "got",
+    "noted",
     "checked",
     "submitting",
     # on the writer's thread, for each batch

@@ -64,7 +64,6 @@ SAMPLE_SEED = 2
 # The steps that decide: before, in and after each of the two transactions, and around the verdict.
 SAMPLE = (
     Death(point="rows written"),
-    Death(point="submitting"),
     Death(point="committing", after="cursors written"),
     Death(point="committed", after="cursors written"),
     Death(point="settling"),
@@ -83,7 +82,7 @@ OF_DEAD_LETTERS = ("recorded", "announced")
 ONCE_A_START = ("page swept", "position saved")
 
 
-def test_six_deaths(tenant: Tenant, tmp_path: Path) -> None:
+def test_five_deaths(tenant: Tenant, tmp_path: Path) -> None:
     bucketful = Bucketful(tenant=tenant, landing=Landing(seed=SAMPLE_SEED, files=None, rows=(3, 12)))
     die_at(bucketful, SAMPLE, tmp_path)
     assert bucketful.overwrites >= 2, "take a seed whose landing overwrites"
