@@ -14,7 +14,7 @@ LETTERS_USUAL = 100
 LetterOp = Literal["list", "summary", "show", "drop"]
 OPS: tuple[LetterOp, ...] = ("list", "summary", "show", "drop")
 
-_FIELDS = (
+FIELDS = (
     "op",
     "dead",
     "source",
@@ -51,7 +51,7 @@ def read_letter_request(payload: bytes) -> LetterRequest:
     Raises:
         BadRequest: it is no such request; the text says what was found and what was expected.
     """
-    fields = read_fields(payload, schema=SCHEMA, names=_FIELDS, hint=_HINT)
+    fields = read_fields(payload, schema=SCHEMA, names=FIELDS, hint=_HINT)
     op = fields.text("op", limit=32) or "list"
     if op not in OPS:
         fields.refuse("op", f"expected list, summary, show or drop, found {shown(op)}")

@@ -16,7 +16,7 @@ ANY_REASON = "*"
 NAME_BYTES_MAX = 255
 _ID = re.compile(r"[0-9a-f]{16}")
 
-_FIELDS = ("key", "prefix", "source", "stream", "from", "to", "dead", "by", "reason", "dry_run")
+FIELDS = ("key", "prefix", "source", "stream", "from", "to", "dead", "by", "reason", "dry_run")
 _HINT = (
     'one of {"key": "raw/..."}, {"prefix": "raw/..."}, {"source": "...", "stream": "...", "from": "2026-07-01",'
     ' "to": "2026-07-31"} and {"dead": "<reason>"}, and with each "by", "reason" and "dry_run" if you like'
@@ -71,7 +71,7 @@ def read_replay_request(payload: bytes) -> ReplayRequest:
     Raises:
         BadRequest: it is no such request; the text says what was found and what was expected.
     """
-    fields = read_fields(payload, schema=SCHEMA, names=_FIELDS, hint=_HINT)
+    fields = read_fields(payload, schema=SCHEMA, names=FIELDS, hint=_HINT)
     asked = Replay(
         by=fields.line("by", limit=PERSON_BYTES_MAX) or UNKNOWN_PERSON,
         reason=fields.line("reason", limit=REASON_BYTES_MAX) or NO_REASON,

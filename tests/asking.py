@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -67,6 +69,13 @@ def wait_until_done(tenant: Tenant, answer: Mapping[str, object]) -> Document:
     found = wait_until(look, timeout_s=60, what="the replay to be done")
     assert found is not None
     return found
+
+
+def replay_schemas() -> dict[str, Document]:
+    """The definitions of the JSON Schemas in docs/replay.md, by the schema's name."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / "replay.md").read_text()
+    blocks = [json.loads(block) for block in re.findall(r"```json\n(\{\n.*?)```", text, re.DOTALL)]
+    return {block["$id"]: block["$defs"] for block in blocks}
 
 
 def command(tenant: Tenant, *arguments: str) -> Result:

@@ -22,7 +22,7 @@ from feeders.epoch import Epoch
 from feeders.lake import Lake
 from feeders.reader import LakeReader
 from feeders.writer import Writer
-from tests.asking import Document, ask, command, connect, is_offered, request, wait_until_done
+from tests.asking import Document, ask, command, connect, is_offered, replay_schemas, request, wait_until_done
 from tests.helpers import wait_until_async
 from tests.service import (
     RunningService,
@@ -189,6 +189,7 @@ async def queued_once(client: Client, tenant: Tenant, broker: Broker) -> None:
     """The same keys asked for again while they wait are in the queue once."""
     first, _ = await ask(client, tenant, {"prefix": PREFIX})
     assert first["state"] == "queued"
+    assert set(first) == set(replay_schemas()["lotus-lake.replay/1"]["answer"]["properties"])
     assert first["names"] == [order_key(name) for name in ("a", "b", "broken")]
     assert (first["queued"], first["already_queued"], first["waiting"]) == (3, 0, 3)
     assert first["rows_in_staging"] == 4

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer import letter_request, replay_request
 from consumer.errors import BadRequest
 from consumer.events import Replay
 from consumer.letter_request import LetterRequest, read_letter_request
@@ -24,6 +25,7 @@ from consumer.replay_request import (
 from consumer.requests import REQUEST_BYTES_MAX
 from feeders.letters import LetterFilter
 from feeders.streams import StreamId
+from tests.asking import replay_schemas
 
 ORDERS = StreamId(source="shopify", stream="orders")
 JULY = {"source": "shopify", "stream": "orders", "from": "2026-07-01", "to": "2026-07-31"}
@@ -137,6 +139,16 @@ def test_random_requests_are_read_or_refused(payload: bytes) -> None:
         except BadRequest as error:
             refusals.append(error)
     assert all(str(refusal).isascii() and refusal.hint for refusal in refusals)
+
+
+def test_the_documentation_has_the_fields_that_are_read() -> None:
+    schemas = replay_schemas()
+    for schema, names in (
+        (replay_request.SCHEMA, replay_request.FIELDS),
+        (letter_request.SCHEMA, letter_request.FIELDS),
+    ):
+        assert set(schemas[schema]["request"]["properties"]) == {"schema", *names}
+        assert schemas[schema]["request"]["additionalProperties"] is False
 
 
 def test_what_is_asked_of_dead_letters() -> None:
