@@ -216,7 +216,7 @@ class Settings(BaseSettings):
         4096 * MIB, ge=1, description="An object with a row group that unpacks to more is a dead letter."
     )
     file_max_held_bytes: int = Field(
-        256 * MIB,
+        128 * MIB,
         ge=1,
         description="An object of which a reader must hold more at once (a page, the lists of one row, the"
         " texts of 2,048 rows that a dictionary makes long) is a dead letter.",

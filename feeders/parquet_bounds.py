@@ -35,7 +35,7 @@ def hold_pages(path: Path, schema: FileSchema, row_groups: Sequence[RowGroup], l
         reader = ColumnReader(data)
         for number, group in enumerate(row_groups):
             found = _tallies(data, schema.columns, group, number)
-            pages += sum(each.pages for each in found)
+            pages += sum(len(each.pages) for each in found)
             if pages > PAGES_MAX:
                 message = f"it has more than {PAGES_MAX} pages"
                 raise BadFile("corrupt", message, {"row_group": number, "pages": pages})
@@ -68,9 +68,18 @@ class _Group:
     group: RowGroup
     number: int
 
-    def columns(self, reader: ColumnReader) -> list[Column]:
-        pairs = zip(self.leaves, self.group.chunks, strict=True)
-        return [reader.column(leaf, chunk, self.group.rows) for leaf, chunk in pairs]
+    def columns(self, reader: ColumnReader, found: Sequence[Tally]) -> list[Column]:
+        columns = zip(self.leaves, self.group.chunks, found, strict=True)
+        return [reader.column(leaf, chunk, self.group.rows, each.pages) for leaf, chunk, each in columns]
+
+    def odd_columns(self, reader: ColumnReader, found: Sequence[Tally]) -> list[Column]:
+        """Return those columns that are more than their pages."""
+        columns = zip(self.leaves, self.group.chunks, found, strict=True)
+        return [
+            reader.column(leaf, chunk, self.group.rows, each.pages)
+            for leaf, chunk, each in columns
+            if each.vector_bytes or each.list_bytes
+        ]
 
     def look(self, step: Callable[[Column], None], column: Column) -> None:
         try:
@@ -86,15 +95,14 @@ class _Group:
         enough: int,
     ) -> int:
         """Take steps at columns, the highest bounds first, until the sum of the bounds is low enough."""
-        total = sum(map(measure, columns))
+        bounds = [measure(column) for column in columns]
         for step in steps:
-            for column in sorted(columns, key=measure, reverse=True) if total > enough else ():
-                if total <= enough or not measure(column):
+            for position in sorted(range(len(bounds)), key=bounds.__getitem__, reverse=True):
+                if sum(bounds) <= enough or not bounds[position]:
                     break
-                total -= measure(column)
-                self.look(step, column)
-                total += measure(column)
-        return total
+                self.look(step, columns[position])
+                bounds[position] = measure(columns[position])
+        return sum(bounds)
 
 
 def _hold_group(
@@ -109,14 +117,15 @@ def _hold_group(
     held, listed = sum(each.vector_bytes for each in found), sum(each.list_bytes for each in found)
     if size <= share and held <= most and listed <= most:
         return size
-    columns = group.columns(reader)
+    columns = group.odd_columns(reader, found)
+    plain = size - sum(column.size for column in columns)
     steps = (reader.find_widest, reader.count)
     group.look_closer(columns, lambda column: column.size if column.is_amplified else 0, steps, share)
     held = group.look_closer(columns, lambda column: column.vector_bytes, steps, most)
     hold("bytes of texts in the rows of a batch", held, limits, "max_held_bytes")
     listed = group.look_closer(columns, lambda column: column.list_bytes, (*steps, reader.find_rows), most)
     hold("bytes of lists in a row", listed, limits, "max_held_bytes")
-    return sum(column.size for column in columns)
+    return plain + sum(column.size for column in columns)
 
 
 def row_bytes(path: Path, schema: FileSchema, row_groups: Sequence[RowGroup]) -> float:
@@ -130,7 +139,7 @@ def row_bytes(path: Path, schema: FileSchema, row_groups: Sequence[RowGroup]) ->
         reader = ColumnReader(data)
         for number, row_group in enumerate(row_groups):
             group = _Group(schema.columns, row_group, number)
-            columns = group.columns(reader)
+            columns = group.columns(reader, _tallies(data, schema.columns, row_group, number))
             for column in columns:
                 if column.is_amplified:
                     group.look(reader.count, column)

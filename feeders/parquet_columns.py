@@ -4,7 +4,7 @@
 too high to be believed, and keeps the pages.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ class Tally(NamedTuple):
     """The bounds of one chunk.
 
     Attributes:
-        pages: their number.
+        pages: their headers.
         page_bytes: the pages, decompressed.
         largest_page: the largest of them, a dictionary included.
         size: all values.
@@ -46,7 +46,7 @@ class Tally(NamedTuple):
         list_bytes: all values, if they are in lists.
     """
 
-    pages: int
+    pages: list[Page]
     page_bytes: int
     largest_page: int
     size: int
@@ -77,8 +77,8 @@ def tally(data: bytes, leaf: Leaf, chunk: Chunk, *, rows: int) -> Tally:
             size += bytes_of_page
             widest = max(widest, widest_of_page)
     if leaf.repetition:
-        return Tally(len(pages), page_bytes, largest, size, 0, size + chunk.values * LIST_ITEM_BYTES)
-    return Tally(len(pages), page_bytes, largest, size, min(size, min(VECTOR_ROWS, rows) * widest), 0)
+        return Tally(pages, page_bytes, largest, size, 0, size + chunk.values * LIST_ITEM_BYTES)
+    return Tally(pages, page_bytes, largest, size, min(size, min(VECTOR_ROWS, rows) * widest), 0)
 
 
 class Span(NamedTuple):
@@ -189,10 +189,10 @@ class ColumnReader:
         self._data = data
         self._left = COUNTED_VALUES_MAX
 
-    def column(self, leaf: Leaf, chunk: Chunk, rows: int) -> Column:
-        """Read the headers of a chunk's pages, and keep them."""
+    def column(self, leaf: Leaf, chunk: Chunk, rows: int, pages: Iterable[Page]) -> Column:
+        """Return a chunk with its pages, whose values can be looked at."""
         column = Column(leaf=leaf, codec=chunk.codec, rows=rows)
-        for page in read_pages(self._data, chunk):
+        for page in pages:
             if page.kind == DICTIONARY:
                 column.dictionary = page
             else:

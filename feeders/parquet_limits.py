@@ -40,7 +40,7 @@ class Limits:
     max_depth: int = 32
     max_unpacked_bytes: int = 16 * 1024**3
     max_row_group_bytes: int = 4 * 1024**3
-    max_held_bytes: int = 256 * 1024**2
+    max_held_bytes: int = 128 * 1024**2
     max_row_groups: int = 20_000
     max_footer_bytes: int = 16 * 1024**2
 

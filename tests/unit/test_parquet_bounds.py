@@ -210,7 +210,7 @@ def columns_of(path: Path) -> list[ReadColumn]:
     data, found = path.read_bytes(), inspect(path, LIMITS)
     reader = ColumnReader(data)
     return [
-        reader.column(leaf, chunk, group.rows)
+        reader.column(leaf, chunk, group.rows, read_pages(data, chunk))
         for group in found.row_groups
         for leaf, chunk in zip(found.schema.columns, group.chunks, strict=True)
     ]
