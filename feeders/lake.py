@@ -372,6 +372,12 @@ def run(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[ob
         return connection.execute(sql, parameters).fetchall()
     except duckdb.Error as error:
         raise classify(error) from error
+    except UnicodeDecodeError as error:
+        # DuckDB quotes bytes of a file in its message as they are. It is no text, so Python has no duckdb.Error for it.
+        text = bytes(error.object).decode("utf-8", "replace")
+        raise StatementFailed("InvalidInputException", without_values(text)) from error
+    except MemoryError as error:
+        raise StatementFailed("OutOfMemoryException", "DuckDB got no memory from the system") from error
 
 
 def why_not_opened(error: duckdb.Error, catalog: Catalog) -> LakeError:

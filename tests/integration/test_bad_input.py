@@ -50,6 +50,7 @@ ODD_DDL = """-- landing: {places}
 CREATE TABLE staging.stg_select__table (
     id BIGINT,
     "select" VARCHAR,
+    document JSON,
     year BIGINT,
     month VARCHAR,
     day VARCHAR,
@@ -240,6 +241,21 @@ def test_odd_keys_load_exactly_once(service: RunningService, monkeypatch: pytest
     assert len(paths) == len(bodies) + len(odd)
     assert {Path(path).name for path in paths} == {"object.parquet"}
     assert all(str(path).isascii() and "parquet/" not in path and PLACE not in path for path in paths)
+
+
+def test_a_value_that_duckdb_can_quote_in_no_text_is_rescued(service: RunningService) -> None:
+    """DuckDB's error has the bytes as they are, which Python can't decode: that must not be the writer's end."""
+    text = b'{"a\xe4": 1}'
+    page = Page(content=levels(1, 1, width=1) + len(text).to_bytes(4, "little") + text, values=1)
+    documents = [element("document", leaf=True, physical=BYTE_ARRAY, converted=19)]
+    body = parquet_of([longs("id", 1), Column(elements=documents, pages=[page], physical=BYTE_ARRAY)], rows=1)
+    key = f"{ODD_PLACES[0]}/{DAY}/bytes.parquet"
+    with service.expecting(loaded=1):
+        service.put(key, body)
+    rows = service.rows(
+        "SELECT id, document, _rescued_data FROM staging.stg_select__table WHERE _source_file = ?", key
+    )
+    assert rows == [(0, None, json.dumps({"document": {"hex": text.hex()}}, separators=(",", ":")))]
 
 
 def test_keys_that_seaweedfs_or_the_layout_refuse_end(service: RunningService) -> None:

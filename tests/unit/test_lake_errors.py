@@ -18,6 +18,8 @@ from feeders.lake import (
     memory_connection,
     without_values,
 )
+from feeders.lake import run as run_statement
+from tests.hostile import BYTE_ARRAY, Column, Page, element, parquet_of, run
 
 PRIVATE = "jane.doe@example.com"
 
@@ -206,3 +208,21 @@ def test_a_put_that_s3_does_not_take_has_a_hint(request_: str, status: int, hint
     assert isinstance(found, LakeUnavailable)
     assert found.dependency == "s3"
     assert ("over its quota" in str(found)) is hinted
+
+
+def test_an_error_that_quotes_bytes_which_are_no_text_is_a_statement_s(tmp_path: Path) -> None:
+    """Python makes no duckdb.Error of it: unknown, it would end the writer's term, again with each delivery."""
+    path = tmp_path / "json.parquet"
+    documents = [element("document", leaf=True, physical=BYTE_ARRAY, converted=19)]
+    text = b'{"a\xe4": secret}'
+    page = Page(content=run(1, 1, width=1) + len(text).to_bytes(4, "little") + text, values=1)
+    path.write_bytes(parquet_of([Column(elements=documents, pages=[page], physical=BYTE_ARRAY)], rows=1))
+    connection = memory_connection()
+    try:
+        with pytest.raises(StatementFailed, match="Invalid JSON found in Parquet file") as caught:
+            run_statement(connection, "SELECT document FROM read_parquet(?)", (str(path),))
+        assert caught.value.kind == "InvalidInputException"
+        assert "secret" not in str(caught.value)
+        assert connection.execute("SELECT 1").fetchall() == [(1,)]
+    finally:
+        connection.close()
