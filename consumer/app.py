@@ -8,6 +8,7 @@ from importlib.metadata import version as installed_version
 
 import structlog
 
+from consumer.connections import loader_bucket
 from consumer.definitions import Definitions, load_definitions
 from consumer.election import Election, new_instance_name
 from consumer.http import Health, serve
@@ -17,6 +18,7 @@ from consumer.tasks import end
 from consumer.term import State, Term
 from consumer.wait import Stopping
 from feeders.errors import LakeFenced
+from feeders.lake import Engine
 
 log = structlog.get_logger()
 
@@ -72,6 +74,9 @@ class Service:
         election = Election(
             self.settings.catalog, self.instance, idle_session_timeout_s=self.settings.lock_timeout_s
         )
+        # A name of its own for each term: the last one's thread may still be inside DuckDB.
+        instance = f"{self.instance}-{self.state.terms + 1}"
+        engine = await self._get_ready(instance)
         try:
             if not await self._or_stop(election.wait_for_lock(self.state.note)):
                 return
@@ -81,8 +86,8 @@ class Service:
                 definitions=definitions,
                 metrics=self.metrics,
                 election=election,
-                # A name of its own for each term: the last one's thread may still be inside DuckDB.
-                instance=f"{self.instance}-{self.state.terms}",
+                engine=engine,
+                instance=instance,
                 state=self.state,
                 stop=self._stop,
             )
@@ -93,6 +98,13 @@ class Service:
             log.warning("another process writes now", detail=str(error))
         finally:
             await election.release()
+            engine.close()
+
+    async def _get_ready(self, instance: str) -> Engine:
+        """Does beforehand what would only make a takeover last longer, and what no server is needed for."""
+        async with loader_bucket(self.settings, self.settings.landing_bucket):
+            pass  # it reads botocore's files, and says it if the endpoint is no URL
+        return await asyncio.to_thread(Engine, self.settings.lake(instance))
 
     async def _or_stop(self, work: Coroutine[object, object, object], *, cancel: bool = True) -> bool:
         """Awaits work; with `cancel` it is given up when the service has to stop. Says whether it was done."""

@@ -39,7 +39,7 @@ from feeders.apply import begin_term
 from feeders.catalog import end_other_writers
 from feeders.epoch import Epoch
 from feeders.errors import LakeFenced
-from feeders.lake import Lake
+from feeders.lake import Engine, Lake
 from feeders.reader import LakeReader
 from feeders.streams import StreamId
 from feeders.transform import ModelRun, Transforms
@@ -90,6 +90,7 @@ class Term:
     definitions: Definitions
     metrics: Metrics
     election: Election
+    engine: Engine
     instance: str
     state: State
     stop: asyncio.Event
@@ -241,7 +242,7 @@ class Term:
                 log.info("ended the catalog sessions of the last writer", sessions=ended)
             # A lake that was seen in this catalog is waited for, and not made anew in the midst of its restore.
             config = replace(self.settings.lake(self.instance), may_create=not gaps.catalog.has_mark)
-            lake = Lake(config, gaps.catalog.watermark)
+            lake = Lake(config, gaps.catalog.watermark, self.engine)
             try:
                 epoch = begin_term(
                     lake,

@@ -27,6 +27,7 @@ from feeders.errors import (
 )
 
 __all__ = [
+    "Engine",
     "Lake",
     "LakeConfig",
     "LakeConflict",
@@ -208,6 +209,42 @@ class Transaction:
         return int(rows[0][0]) if rows else 0
 
 
+class Engine:
+    """A DuckDB instance with its extensions and no lake yet: most of the time that opening a lake takes.
+
+    Raises:
+        LakeMisconfigured: an extension can't be loaded.
+    """
+
+    def __init__(self, config: LakeConfig) -> None:
+        """Take the limits of the config; nothing is asked of its servers."""
+        self._config = config
+        self._connection: duckdb.DuckDBPyConnection | None = self._start()
+
+    def take(self) -> duckdb.DuckDBPyConnection:
+        """Gives the instance away; whoever takes another one waits for a new one."""
+        connection, self._connection = self._connection, None
+        return connection or self._start()
+
+    def close(self) -> None:
+        """Ends the instance, unless it was given away."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _start(self) -> duckdb.DuckDBPyConnection:
+        connection = memory_connection(self._config)
+        try:
+            load_extensions(connection)
+        except duckdb.Error as error:
+            connection.close()
+            raise classify(error) from error
+        except LakeError:
+            connection.close()
+            raise
+        return connection
+
+
 class Lake:
     """One DuckDB instance with the lake attached. Owned by one thread.
 
@@ -215,27 +252,26 @@ class Lake:
     next statement opens a new one.
     """
 
-    def __init__(self, config: LakeConfig, watermark: Watermark | None = None) -> None:
+    def __init__(
+        self, config: LakeConfig, watermark: Watermark | None = None, engine: Engine | None = None
+    ) -> None:
+        """Take where the lake is, who keeps the watermark, and an instance of DuckDB that was started before."""
         self.config = config
         self._watermark = watermark
-        self._connection: duckdb.DuckDBPyConnection | None = self._open()
+        self._connection: duckdb.DuckDBPyConnection | None = self._open(engine or Engine(config))
 
-    def _open(self) -> duckdb.DuckDBPyConnection:
-        connection = memory_connection(self.config)
+    def _open(self, engine: Engine) -> duckdb.DuckDBPyConnection:
+        connection = engine.take()
         try:
-            load_extensions(connection)
             attach(connection, self.config)
         except duckdb.Error as error:
             connection.close()
             raise why_not_opened(error, self.config.catalog) from error
-        except LakeError:
-            connection.close()
-            raise
         return connection
 
     def _opened(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
-            self._connection = self._open()
+            self._connection = self._open(Engine(self.config))
         return self._connection
 
     def close(self) -> None:
