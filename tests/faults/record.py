@@ -29,6 +29,10 @@ class Fault(StrEnum):
     BUSY = "notifications: again while the first worker is busy"
     HOUR_AGO = "notifications: tail restarted from an hour ago"
     DROPPED = "notifications: 30 % dropped"
+    WRITER_KILLED = "the writer of three replicas: kill -9"
+    WRITER_STOPPED = "the writer of three replicas: SIGSTOP, SIGCONT after the takeover"
+    WRITER_CUT = "the writer of three replicas: network cut in silence, mended after the takeover"
+    WRITER_TOLD = "the writer of three replicas: SIGTERM"
     MACHINE = "random play: landings, deletions, redeliveries, crashes, takeovers"
 
 

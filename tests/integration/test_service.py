@@ -1,7 +1,6 @@
-"""The service as processes: stop, takeover, probes, bad objects, time zones."""
+"""The service as processes: stop, a zombie, bad objects, time zones. Replicas: test_replicas.py."""
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from tests.landed import Bucketful, assert_exact, dead_letters, wait_until_loade
 from tests.processes import ConsumerProcess, consumer_process
 
 ARMED = str(Path(__file__).parent.parent / "faults" / "armed.py")
-TAKEOVER_S = 10.0
 DAY = "raw/shopify/orders/year=2026/month=07/day=04"
 
 
@@ -70,39 +68,6 @@ def test_sigterm_finishes_what_is_in_work_and_leaves_no_claim(bucketful: Bucketf
         wait_until_loaded(bucketful, timeout_s=50)
         assert_exact(bucketful)
         assert second.terminate() == 0, second.tail()
-
-
-def test_a_standby_pulls_nothing_and_takes_over_from_a_killed_writer(
-    bucketful: Bucketful, second_port: int, tmp_path: Path
-) -> None:
-    tenant = bucketful.tenant
-    spool = str(tmp_path / "spool")
-    with (
-        consumer_process(tenant, tmp_path / "writer.log") as writer,
-        bucketful.landing_meanwhile(6, rate=2),
-    ):
-        writer.wait_for("writer")
-        with consumer_process(
-            tenant, tmp_path / "standby.log", port=second_port, settings={"LOTUS_SPOOL_DIR": spool}
-        ) as standby:
-            standby.wait_for("standby")
-            wait_until(lambda: loaded_files(writer) > 0, timeout_s=60, what="a first file to be loaded")
-            assert standby.ready() == (200, "standby")
-            assert standby.page("/livez")[0] == writer.page("/livez")[0] == 200
-            assert standby.metric("lotus_lake_is_writer") == 0
-            assert writer.metric("lotus_lake_is_writer") == 1
-            assert writer.metric("lotus_lake_ready") == 1
-            assert "lotus_lake_verdicts_total{" not in standby.page("/metrics")[1]
-            writer.kill()
-            killed_at = time.monotonic()
-            standby.wait_for("writer")
-            took_s = time.monotonic() - killed_at
-            assert standby.metric("lotus_lake_is_writer") == 1
-            bucketful.land(2)
-            wait_until_loaded(bucketful)
-            assert_exact(bucketful)
-            assert standby.terminate() == 0, standby.tail()
-    assert took_s < TAKEOVER_S
 
 
 def test_a_stopped_writer_is_overtaken_and_commits_nothing_when_it_wakes(
