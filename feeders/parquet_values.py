@@ -47,7 +47,7 @@ def widest_entry(content: bytes, entries: int) -> int:
         FooterSyntaxError: it has another number of entries.
     """
     end = len(content)
-    if entries and end % entries == 0 and content[:4] * entries == _sizes(content, end // entries):
+    if 0 < entries <= end and end % entries == 0 and content[:4] * entries == _sizes(content, end // entries):
         return end // entries - 4
     size_at = _SIZE.unpack_from
     found = widest = at = 0

@@ -1,12 +1,18 @@
 """Fixtures for tests on real servers: one stack for the run, one tenant for a test."""
 
+import os
 import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
+
+# `HYPOTHESIS_PROFILE=faults pytest tests/unit` tries twenty times as many examples (tests.helpers.fuzzed).
+settings.register_profile("faults", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
-"""Waiting for conditions: the one place in the tests that sleeps."""
+"""Waiting for conditions, the one place in the tests that sleeps; and how many examples a property is tried with."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+
+from hypothesis import settings
 
 _POLL_S = 0.02
 T = TypeVar("T")
@@ -27,3 +29,13 @@ async def wait_until_async(predicate: Callable[[], Awaitable[T]], *, timeout_s: 
             raise AssertionError(f"waited {timeout_s} s in vain for: {what} (last answer: {answer!r})")
         await asyncio.sleep(_POLL_S)
     return answer
+
+
+def examples(quick: int) -> int:
+    """So many examples in a run of all tests, more of them with the profile `faults`."""
+    return max(1, quick * settings().max_examples // 100)
+
+
+def fuzzed(quick: int) -> settings:
+    """Settings of a property that hypothesis tries with so many examples, or more."""
+    return settings(deadline=None, max_examples=examples(quick))

@@ -21,6 +21,7 @@ from consumer.subjects import (
     subscription_name,
 )
 from feeders.streams import StreamId
+from tests.helpers import fuzzed
 
 EVENT = KeyEvent(
     event="created",
@@ -245,3 +246,40 @@ def test_a_subject_of_someone_else_is_refused(subject: str) -> None:
 def test_a_namespace_is_one_plain_token(namespace: str) -> None:
     with pytest.raises(ValueError, match="a namespace is"):
         check_namespace(namespace)
+
+
+def refused_or_read(payload: bytes) -> None:
+    """An event, or one short line that says why not."""
+    try:
+        KeyEvent.from_json(payload)
+    except BadKeyEvent as error:
+        assert len(str(error)) < 300  # noqa: PT017 - either outcome is right
+
+
+@fuzzed(300)
+@given(_events, st.binary(max_size=40), st.data())
+def test_damaged_events(event: KeyEvent, noise: bytes, data: st.DataObject) -> None:
+    whole = event.to_json()
+    start, end = sorted((data.draw(st.integers(0, len(whole))), data.draw(st.integers(0, len(whole)))))
+    refused_or_read(whole[:start] + noise + whole[end:])
+    refused_or_read(whole[:start])
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5
+)
+
+
+@fuzzed(300)
+@given(_events, st.sampled_from(sorted(json.loads(EVENT.to_json()))), _json)
+def test_any_value_in_any_field(event: KeyEvent, name: str, value: object) -> None:
+    refused_or_read(json.dumps(json.loads(event.to_json()) | {name: value}).encode())
+    refused_or_read(
+        json.dumps(json.loads(event.to_json()) | {"replay": {"by": value, "reason": name}}).encode()
+    )
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'{"schema":[', b"-", b"1", b'"', b"\\u"])
+def test_an_event_of_noise_takes_no_time(opening: bytes) -> None:
+    for size in (65_536, 8 * 1024 * 1024):
+        refused_or_read(opening * (size // len(opening)))

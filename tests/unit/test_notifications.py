@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.errors import Undecodable
@@ -18,6 +18,7 @@ from consumer.ingress import gocdk
 from consumer.ingress.decode import PAYLOAD_BYTES_MAX, decode
 from consumer.ingress.filer_pb2 import Entry, EventNotification, FileChunk, FuseAttributes
 from consumer.ingress.seaweedfs import decode_notification
+from tests.helpers import fuzzed
 
 NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 DATA = Path(__file__).parents[1] / "data" / "notifications"
@@ -339,7 +340,7 @@ def test_cut_at_every_byte(name: str, payload: bytes, decoding: Decode) -> None:
 _samples = st.sampled_from(SAMPLES)
 
 
-@settings(deadline=None, max_examples=500)
+@fuzzed(200)
 @given(_samples, _samples, st.data())
 def test_spliced(
     one: tuple[str, bytes, Decode], other: tuple[str, bytes, Decode], data: st.DataObject
@@ -349,7 +350,7 @@ def test_spliced(
     _check(one[2], head + tail)
 
 
-@settings(deadline=None, max_examples=500)
+@fuzzed(200)
 @given(_samples, st.data())
 def test_single_bytes_changed(sample: tuple[str, bytes, Decode], data: st.DataObject) -> None:
     payload = bytearray(sample[1])
@@ -358,7 +359,7 @@ def test_single_bytes_changed(sample: tuple[str, bytes, Decode], data: st.DataOb
     _check(sample[2], bytes(payload))
 
 
-@settings(deadline=None, max_examples=500)
+@fuzzed(200)
 @given(st.binary(max_size=2000), st.none() | st.fixed_dictionaries({"key": st.text(max_size=50)}))
 def test_random_bytes(payload: bytes, headers: dict[str, str] | None) -> None:
     _check(_raw(headers), payload)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import feeders.parquet
@@ -17,6 +17,7 @@ from feeders.parquet import BadFile, BadFileReason, Limits, inspect, verify_page
 from feeders.parquet_schema import parse_footer
 from feeders.parquet_types import FileList, FileOther, FileStruct
 from feeders.thrift import FooterSyntaxError
+from tests.helpers import fuzzed
 from tests.hostile import element, footer, struct_list, varint
 
 LIMITS = Limits()
@@ -223,7 +224,7 @@ def test_a_chunk_outside_the_file(tmp_path: Path) -> None:
     assert error.evidence["row_group"] == 0
 
 
-@settings(max_examples=300, deadline=None)
+@fuzzed(200)
 @given(data=st.data())
 def test_damage_is_a_bad_file_or_none(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A footer with changed bytes is refused, or read; nothing else happens."""
