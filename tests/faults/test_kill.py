@@ -82,6 +82,7 @@ OF_DEAD_LETTERS = ("recorded", "announced")
 ONCE_A_START = ("page swept", "position saved")
 
 
+@pytest.mark.timeout(300)
 def test_five_deaths(tenant: Tenant, tmp_path: Path) -> None:
     bucketful = Bucketful(tenant=tenant, landing=Landing(seed=SAMPLE_SEED, files=None, rows=(3, 12)))
     die_at(bucketful, SAMPLE, tmp_path)
