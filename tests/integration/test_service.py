@@ -67,6 +67,7 @@ def test_sigterm_finishes_what_is_in_work_and_leaves_no_claim(bucketful: Bucketf
     with consumer_process(tenant, tmp_path / "second.log", settings={"LOTUS_ACK_WAIT_S": "60"}) as second:
         wait_until_loaded(bucketful, timeout_s=50)
         assert_exact(bucketful)
+        second.wait_for("writer")  # the first may have loaded all before it stopped
         assert second.terminate() == 0, second.tail()
 
 
