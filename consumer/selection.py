@@ -1,7 +1,7 @@
 """Which objects a replay is about: found in the bucket, or missing there."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TypeVar, assert_never
@@ -17,9 +17,9 @@ from feeders.streams import Stream, StreamId, StreamTable
 T = TypeVar("T")
 
 HEADS_AT_ONCE = 8
-LISTED_BY_DAY_MOST = 62
-LISTED_FOR_ONE_MOST = 20
-"""A listing may hold this many times the keys that one request may have, before it is given up."""
+LISTED_BY_MOST = 62
+LOOKED_AT_MOST = 10
+"""A listing, and the ledger, may have this many times the keys that a request may be about, before it is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,16 +143,17 @@ class Chooser:
                 chosen.found.append(Found(key=key, stream=route.stream, etag=etag, size_bytes=size_bytes))
             self._hold(chosen.found)
             self._hold(chosen.unrouted)
-        bucket, most = self.bucket.name, self.most_keys + 1
+        bucket, most = self.bucket.name, self.most_keys * LOOKED_AT_MOST
 
         def loaded() -> list[str]:
             return self.reader.read(
-                lambda lake: loaded_keys(lake, bucket, prefixes=prefixes, stream=stream, limit=most)
+                lambda lake: loaded_keys(lake, bucket, prefixes=prefixes, stream=stream, limit=most + 1)
             )
 
-        chosen.missing = [
-            key for key in self._hold(await asyncio.to_thread(loaded)) if fits(key) and key not in seen
-        ]
+        keys = await asyncio.to_thread(loaded)
+        if len(keys) > most:
+            raise self._too_many(f"more than {most:,} loaded keys to look at")
+        chosen.missing = self._hold([key for key in keys if fits(key) and key not in seen])
         return chosen
 
     async def _listed(self, prefixes: list[str]) -> AsyncIterator[tuple[str, str, int]]:
@@ -160,7 +161,7 @@ class Chooser:
         for prefix in prefixes:
             async for item in self.bucket.list(prefix):
                 listed += 1
-                if listed > self.most_keys * LISTED_FOR_ONE_MOST:
+                if listed > self.most_keys * LOOKED_AT_MOST:
                     raise self._too_many(f"a listing of more than {listed - 1:,} objects")
                 if not item.key.endswith("/"):
                     yield item.key, item.etag, item.size_bytes
@@ -176,14 +177,21 @@ class Chooser:
 
 
 def prefixes_of(stream: Stream, first: date, last: date) -> list[str]:
-    """What keys of a stream begin with on these days: day by day, or all of them where there are many days."""
+    """What keys of a stream begin with on these days: by day, or by month or year where there are many days.
+
+    Keys of other days may begin so too.
+    """
     days = (last - first).days + 1
-    if days > LISTED_BY_DAY_MOST:
+    if days > LISTED_BY_MOST * 366:
         return [f"{place}/" for place in stream.landing]
-    dates = [(first + timedelta(days=number)).isoformat().split("-") for number in range(days)]
-    return [
-        f"{place}/{form}"
-        for place in stream.landing
-        for year, month, day in dates
-        for form in (f"year={year}/month={month}/day={day}/", f"{year}_{month}_{day}_")
-    ]
+    parts = 3 if days <= LISTED_BY_MOST else 2 if days <= LISTED_BY_MOST * 28 else 1
+    begins = {
+        tuple((first + timedelta(days=number)).isoformat().split("-")[:parts]): None for number in range(days)
+    }
+    return [f"{place}/{form}" for place in stream.landing for begin in begins for form in forms(begin)]
+
+
+def forms(begin: Sequence[str]) -> tuple[str, str]:
+    """How the name of a key begins for a year, month or day, in either layout."""
+    hive = "".join(f"{name}={part}/" for name, part in zip(("year", "month", "day"), begin, strict=False))
+    return hive, "_".join(begin) + "_"

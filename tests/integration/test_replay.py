@@ -19,11 +19,12 @@ from consumer.service import make_services
 from consumer.subjects import Lane
 from consumer.tasks import end
 from feeders.epoch import Epoch
+from feeders.errors import LakeConflict
 from feeders.lake import Lake
 from feeders.reader import LakeReader
 from feeders.writer import Writer
 from tests.asking import Document, ask, command, connect, is_offered, replay_schemas, request, wait_until_done
-from tests.helpers import wait_until_async
+from tests.helpers import wait_until, wait_until_async
 from tests.service import (
     RunningService,
     announce,
@@ -86,8 +87,19 @@ def test_a_key_is_replayed_for_a_client_that_is_not_ours(tenant: Tenant) -> None
 
 def lose_rows(service: RunningService, key: str) -> None:
     """Takes an object's rows out of staging behind the ledger's back."""
-    with service.lake.transaction("a test") as transaction:
-        transaction.change("DELETE FROM staging.stg_shopify__orders WHERE _source_file = ?", (key,))
+
+    def lose() -> bool:
+        try:
+            with service.lake.transaction("a test") as transaction:
+                return bool(
+                    transaction.change(
+                        "DELETE FROM staging.stg_shopify__orders WHERE _source_file = ?", (key,)
+                    )
+                )
+        except LakeConflict:  # the models' run committed meanwhile
+            return False
+
+    wait_until(lose, what="the rows to be gone")
 
 
 async def only_the_writer_offers(tenant: Tenant) -> None:
@@ -117,25 +129,27 @@ async def only_the_writer_offers(tenant: Tenant) -> None:
 
 def test_what_a_request_finds(tenant: Tenant) -> None:
     with running_service(tenant) as service:
-        with service.expecting(loaded=4, poison=1, unrouted=1):
+        with service.expecting(loaded=5, poison=1, unrouted=1):
             service.put(order_key("a"), orders(1, 2, 3))
             service.put(order_key("b"), orders(4))
             service.put(order_key("gone"), orders(5, 6))
             service.put(FLAT, orders(7))
+            service.put(FLAT.replace("07_05", "07_06"), orders(8))
             service.put(order_key("broken"), b"not parquet")
-            service.put(NOBODYS, orders(8))
+            service.put(NOBODYS, orders(9))
         with service.expecting(kept=1):
             delete_all(tenant, [order_key("gone")])
     put(tenant, order_key("a"), orders(*range(10, 15)))  # a version that nobody has loaded
 
     async def run() -> None:
-        async with offered(tenant) as broker:
+        async with offered(tenant, LOTUS_REPLAY_MAX_KEYS="4") as broker:
             client = await connect(tenant)
             try:
-                await queued_once(client, tenant, broker)
+                request_id = await queued_once(client, tenant, broker)
                 await found(client, tenant)
                 await refused(client, tenant)
                 await told_and_not_asked(client, tenant, broker)
+                await lost(client, tenant, request_id)
             finally:
                 await client.close()
 
@@ -185,8 +199,8 @@ async def offered(tenant: Tenant, **changes: str) -> AsyncGenerator[Broker]:
         yield broker
 
 
-async def queued_once(client: Client, tenant: Tenant, broker: Broker) -> None:
-    """The same keys asked for again while they wait are in the queue once."""
+async def queued_once(client: Client, tenant: Tenant, broker: Broker) -> str:
+    """The same keys asked for again while they wait are in the queue once; returns the second request's id."""
     first, _ = await ask(client, tenant, {"prefix": PREFIX})
     assert first["state"] == "queued"
     assert set(first) == set(replay_schemas()["lotus-lake.replay/1"]["answer"]["properties"])
@@ -205,6 +219,7 @@ async def queued_once(client: Client, tenant: Tenant, broker: Broker) -> None:
     assert await broker.pending(Lane.REPLAYS) == (3, 0)
     status, _ = await ask(client, tenant, {"id": first["id"]}, service="replay.status")
     assert (status["state"], status["waiting"]) == ("queued", 3)
+    return again["id"]
 
 
 async def found(client: Client, tenant: Tenant) -> None:
@@ -219,7 +234,7 @@ async def found(client: Client, tenant: Tenant) -> None:
     assert (await dry(**stream, **{"from": "2026-07-05", "to": "2026-07-05"}))["names"] == [FLAT]
     both = await dry(**stream, **{"from": "2026-07-04", "to": "2026-07-05"})
     assert (both["keys"], both["missing"]["keys"]) == (4, 1)
-    year = await dry(**stream, **{"from": "2026-01-01", "to": "2026-12-31"})
+    year = await dry(**stream, **{"from": "2026-01-01", "to": "2026-07-05"})
     assert (year["keys"], year["missing"]["keys"]) == (4, 1)
     assert (await dry(dead="not_parquet"))["names"] == [order_key("broken")]
     unrouted = await dry(dead="unrouted")
@@ -249,6 +264,7 @@ async def refused(client: Client, tenant: Tenant) -> None:
     await refusal({"source": "shopify", "stream": "nope", **days}, 400, "no such stream: 'shopify.nope'")
     await refusal({"id": "0" * 16}, 404, "no replay with the id", service="replay.status")
     await refusal(b"x" * 20_000, 413, "20,000 bytes, expected at most 16,384")
+    await refusal({"prefix": "raw/shopify/"}, 413, "more than 4 keys")
 
 
 async def told_and_not_asked(client: Client, tenant: Tenant, broker: Broker) -> None:
@@ -259,6 +275,13 @@ async def told_and_not_asked(client: Client, tenant: Tenant, broker: Broker) -> 
         return await broker.pending(Lane.REPLAYS) == (4, 0)
 
     await wait_until_async(is_queued, what="the key to be queued")
+
+
+async def lost(client: Client, tenant: Tenant, request_id: str) -> None:
+    """Who waits for replays that a new queue does not have hears of it."""
+    await client.jetstream().purge_stream(f"{tenant.namespace}_keys")
+    status, _ = await ask(client, tenant, {"id": request_id}, service="replay.status")
+    assert (status["state"], status["outcomes"]) == ("done", {"lost": 3})
 
 
 def test_thousands_of_replays_make_no_new_key_wait(tenant: Tenant) -> None:
