@@ -7,6 +7,7 @@ POINTS = (
     "claimed",
     "got",
     "noted",
+    "noted",
     "checked",
     "submitting",
     # on the writer's thread, for each batch
