@@ -28,7 +28,7 @@ _ERRORS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Head:
+class Head:
     """The first lines of a message, as they came, and what they say of its body."""
 
     raw: bytes
@@ -130,7 +130,7 @@ class HttpProxy:
 
     async def _refuse(
         self,
-        head: _Head,
+        head: Head,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         status: bytes,
@@ -151,7 +151,7 @@ class HttpProxy:
 
     async def _forward(
         self,
-        head: _Head,
+        head: Head,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
@@ -180,8 +180,8 @@ class HttpProxy:
 
     async def _answer(
         self,
-        answer: _Head,
-        request: _Head,
+        answer: Head,
+        request: Head,
         up_reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
@@ -206,7 +206,7 @@ class HttpProxy:
         return not (request.closes or answer.closes)
 
 
-async def read_head(reader: asyncio.StreamReader) -> _Head | None:
+async def read_head(reader: asyncio.StreamReader) -> Head | None:
     """Reads the first lines of a message; None at the connection's end."""
     try:
         raw = await reader.readuntil(b"\r\n\r\n")
@@ -216,7 +216,7 @@ async def read_head(reader: asyncio.StreamReader) -> _Head | None:
     for line in raw.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
         fields[name.strip().lower()] = value.strip()
-    return _Head(
+    return Head(
         raw=raw,
         length=int(fields.get(b"content-length", b"0")),
         chunked=fields.get(b"transfer-encoding", b"").lower() == b"chunked",
@@ -226,7 +226,7 @@ async def read_head(reader: asyncio.StreamReader) -> _Head | None:
 
 
 async def copy_body(
-    head: _Head, reader: asyncio.StreamReader, write: Callable[[bytes], None], *, most: int | None = None
+    head: Head, reader: asyncio.StreamReader, write: Callable[[bytes], None], *, most: int | None = None
 ) -> None:
     """Copies a message's body as it is on the wire, or the first `most` bytes of one whose length is known."""
     if head.chunked:

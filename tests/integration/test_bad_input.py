@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import nats
 import pytest
@@ -33,6 +34,7 @@ from tests.hostile import (
     varint,
 )
 from tests.hostile import run as levels
+from tests.http_proxy import Head, HttpProxy
 from tests.landed import dead_letters
 from tests.service import ORDERS, RunningService, announce, keys_in_queue, orders, put_all, running_service
 
@@ -203,9 +205,44 @@ def settings(project: Path) -> dict[str, str]:
     }
 
 
+BOASTER = b"/boaster.parquet"
+BOASTED_BYTES = 5 * 1024**3
+
+
+class BoastingProxy(HttpProxy):
+    """Announces 5 GiB for one object, and sends none of them."""
+
+    async def _answer(
+        self,
+        answer: Head,
+        request: Head,
+        up_reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        **cut: Any,
+    ) -> bool:
+        if request.method != b"GET" or BOASTER not in request.raw.split(b"\r\n", 1)[0]:
+            return await super()._answer(answer, request, up_reader, writer, **cut)
+        lines = [
+            line for line in answer.raw.split(b"\r\n") if not line.lower().startswith(b"content-length:")
+        ]
+        lines.insert(1, b"Content-Length: %d" % BOASTED_BYTES)
+        writer.write(b"\r\n".join(lines))
+        await writer.drain()
+        return False
+
+
 @pytest.fixture(scope="module")
-def service(tenant: Tenant, project: Path) -> Iterator[RunningService]:
-    with running_service(tenant, **settings(project)) as service:
+def proxy(tenant: Tenant) -> Iterator[BoastingProxy]:
+    address = urlsplit(tenant.endpoints.s3_url)
+    assert address.hostname
+    assert address.port
+    with BoastingProxy(address.hostname, address.port, seed=1) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def service(tenant: Tenant, project: Path, proxy: BoastingProxy) -> Iterator[RunningService]:
+    with running_service(tenant, LOTUS_S3_ENDPOINT=proxy.url, **settings(project)) as service:
         yield service
 
 
@@ -292,6 +329,15 @@ def test_hostile_files_are_dead_letters_that_name_the_limit(service: RunningServ
     assert [key for (key,) in loaded] == list(good)
 
 
+def test_an_announced_size_over_the_limit_is_refused_before_a_byte_is_read(service: RunningService) -> None:
+    key = order_key(BOASTER.decode().strip("/").removesuffix(".parquet"))
+    with service.expecting(poison=1):
+        service.put(key, orders(1))
+    reason, attempts, detail = failures(service)[key]
+    assert (reason, attempts, detail["setting"]) == ("over_limit", 1, "LOTUS_FILE_MAX_BYTES")
+    assert (detail["found"], detail["allowed"]) == (BOASTED_BYTES, 4 * MIB)
+
+
 def test_random_bytes_and_8_mb_in_the_queue_are_dead_letters_of_bounded_size(service: RunningService) -> None:
     tenant = service.tenant
     noise = random.Random(2)
@@ -336,3 +382,21 @@ def test_random_bytes_and_8_mb_in_the_queue_are_dead_letters_of_bounded_size(ser
         payload == largest_payload[: 64 * 1024] for largest_payload in payloads[-2:] for payload in evidence
     )
     assert all(len(json.dumps(letter)) < 100_000 for letter in announced)
+
+
+def swept_at(service: RunningService) -> float:
+    return max(
+        sample.value for metric in service.service.metrics.swept_at.collect() for sample in metric.samples
+    )
+
+
+def test_a_sweep_knows_every_odd_key(service: RunningService, project: Path) -> None:
+    """What it lists is what the ledger and the dead letters have, byte by byte: it publishes nothing."""
+    before = service.rows("SELECT count(*) FROM meta.feeder_files"), len(failures(service))
+    service.stop()
+    with running_service(service.tenant, LOTUS_FILER_GRPC="", **settings(project)) as again:
+        wait_until(lambda: swept_at(again) > 0, timeout_s=60, what="the sweep at start to end")
+        missing = [sample for metric in again.service.metrics.swept.collect() for sample in metric.samples]
+        assert [sample.labels for sample in missing if sample.value and sample.name.endswith("_total")] == []
+        assert not again.outcomes()
+        assert (again.rows("SELECT count(*) FROM meta.feeder_files"), len(failures(again))) == before
