@@ -77,6 +77,7 @@ class LakeConfig:
     memory_limit_bytes: int = 384 * 1024**2
     threads: int = 2
     temp_directory: Path | None = None
+    temp_max_bytes: int = 8 * 1024**3
     may_create: bool = True
 
 
@@ -163,6 +164,8 @@ def memory_connection(config: LakeConfig | None = None) -> duckdb.DuckDBPyConnec
         options["threads"] = config.threads
         if config.temp_directory is not None:
             options["temp_directory"] = str(config.temp_directory)
+            # A file that takes more is over its memory, and alone; a full disk would stop everybody.
+            options["max_temp_directory_size"] = f"{config.temp_max_bytes}B"
     connection = duckdb.connect(":memory:", config=options)
     connection.execute("SET TimeZone = 'UTC'")
     # What takes longer than two seconds would draw one among the log lines, no matter that nobody watches.
@@ -337,16 +340,16 @@ class Lake:
     def _roll_back(self, connection: duckdb.DuckDBPyConnection) -> None:
         try:
             connection.execute("ROLLBACK")
-        except duckdb.Error:
+        except _RAISED:
             # It may raise although it rolled back, as when the loader must not remove the files it wrote.
             self.close()
 
     def _commit(self, connection: duckdb.DuckDBPyConnection, batch_id: str) -> None:
         try:
             connection.execute("COMMIT")
-        except duckdb.Error as error:
+        except _RAISED as error:
             self.close()
-            failure = classify(error)
+            failure = named(error)
             try:
                 outcome = commit_outcome(
                     self.config.catalog, instance=self.config.instance, batch_id=batch_id
@@ -406,14 +409,24 @@ def run(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[ob
     """Runs one statement, its errors classified."""
     try:
         return connection.execute(sql, parameters).fetchall()
-    except duckdb.Error as error:
-        raise classify(error) from error
-    except UnicodeDecodeError as error:
-        # DuckDB quotes bytes of a file in its message as they are. It is no text, so Python has no duckdb.Error for it.
-        text = bytes(error.object).decode("utf-8", "replace")
-        raise StatementFailed("InvalidInputException", without_values(text)) from error
-    except MemoryError as error:
-        raise StatementFailed("OutOfMemoryException", "DuckDB got no memory from the system") from error
+    except _RAISED as error:
+        raise named(error) from error
+
+
+# What a statement raises. A message that quotes bytes of a file which are no text comes as a UnicodeDecodeError.
+_RAISED = (duckdb.Error, UnicodeDecodeError, MemoryError)
+
+
+def named(error: duckdb.Error | UnicodeDecodeError | MemoryError) -> LakeError:
+    """Names the next move for whatever a statement raised."""
+    match error:
+        case UnicodeDecodeError():
+            text = bytes(error.object).decode("utf-8", "replace")
+            return StatementFailed("InvalidInputException", without_values(text))
+        case MemoryError():
+            return StatementFailed("OutOfMemoryException", "DuckDB got no memory from the system")
+        case _:
+            return classify(error)
 
 
 def why_not_opened(error: duckdb.Error, catalog: Catalog) -> LakeError:

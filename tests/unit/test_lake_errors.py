@@ -1,7 +1,9 @@
 """Errors of DuckDB, provoked on a real one: named by the next move, and without the values that they quote."""
 
+import contextlib
 import socket
 from pathlib import Path
+from unittest.mock import Mock
 
 import duckdb
 import pytest
@@ -224,5 +226,59 @@ def test_an_error_that_quotes_bytes_which_are_no_text_is_a_statement_s(tmp_path:
         assert caught.value.kind == "InvalidInputException"
         assert "secret" not in str(caught.value)
         assert connection.execute("SELECT 1").fetchall() == [(1,)]
+    finally:
+        connection.close()
+
+
+class _SpoiltCommit:
+    """A connection whose COMMIT fails with a text that is no UTF-8, as one that quotes bytes of a file."""
+
+    def execute(self, statement: str, *_: object) -> "_SpoiltCommit":
+        if statement == "COMMIT":
+            raise UnicodeDecodeError("utf-8", b"Failed to commit: '\xff'", 19, 20, "invalid start byte")
+        return self
+
+    def fetchall(self) -> list[tuple[object, ...]]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("outcome", ["committed", "not committed"])
+def test_a_commit_whose_error_is_no_text_is_asked_for_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    monkeypatch.setattr("feeders.lake.attach", Mock())
+    monkeypatch.setattr("feeders.lake.Engine.take", Mock(return_value=_SpoiltCommit()))
+    monkeypatch.setattr("feeders.lake.commit_outcome", Mock(return_value=outcome))
+    catalog = Catalog(host="127.0.0.1", port=1, database="lake", user="lake", password="")
+    store = ObjectStore(endpoint="http://127.0.0.1:1", access_key_id="", secret_access_key="")
+    lake = Lake(LakeConfig(catalog=catalog, store=store, data_path="s3://lake/", instance="w-1"))
+    told = contextlib.nullcontext() if outcome == "committed" else pytest.raises(LakeConflict)
+    with told, lake.transaction("a test"):
+        pass
+
+
+def test_what_fits_neither_memory_nor_its_room_on_disk_is_the_statement_s_fault(tmp_path: Path) -> None:
+    catalog = Catalog(host="", port=1, database="", user="", password="")
+    store = ObjectStore(endpoint="", access_key_id="", secret_access_key="")
+    config = LakeConfig(
+        catalog=catalog,
+        store=store,
+        data_path="",
+        instance="",
+        memory_limit_bytes=64 * 1024**2,
+        temp_directory=tmp_path / "temp",
+        temp_max_bytes=64 * 1024**2,
+    )
+    connection = memory_connection(config)
+    try:
+        sql = "SELECT DISTINCT hash(range) || repeat('x', 100) AS text FROM range(4_000_000) ORDER BY text"
+        with pytest.raises(StatementFailed) as caught:
+            run_statement(connection, f"CREATE TABLE large AS {sql}", ())
+        assert caught.value.kind == "OutOfMemoryException"
+        used = sum(path.stat().st_size for path in (tmp_path / "temp").rglob("*") if path.is_file())
+        assert used <= 64 * 1024**2
     finally:
         connection.close()
