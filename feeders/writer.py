@@ -203,6 +203,10 @@ class Writer:
             case _Call():
                 self._run_call(item)
             case Pending():
+                # Held meanwhile: what the pause runs may end the term.
+                self._held.appendleft(item)
+                self._pause_between_commits()
+                self._held.popleft()
                 self._commit_or_refuse(self._begin(self._take(item)))
         if self._follow_up is not None and self._wait_s() == 0 and not self._closing:
             self._run_follow_up(self._follow_up)
@@ -227,7 +231,6 @@ class Writer:
         return item
 
     def _take(self, first: Pending) -> list[Pending]:
-        self._pause_between_commits()
         batch, keys = [first], {_key(first.work)}
         files, rows, size = 1, _rows(first.work), _bytes(first.work)
         while files < self._limits.files and not first.isolated:
@@ -270,7 +273,9 @@ class Writer:
             call.future.set_exception(error)
             raise
         except Exception as error:  # noqa: BLE001 - the caller gets it through its future
-            if isinstance(error, LakeUnavailable):
+            if isinstance(error, LakeUnavailable) or (
+                isinstance(error, StatementFailed) and error.invalidates_instance
+            ):
                 self._drop_lake()
             call.future.set_exception(error)
 
@@ -280,10 +285,8 @@ class Writer:
         for item in batch:
             if not item.future.set_running_or_notify_cancel():
                 continue
-            if item.is_claimed():
+            if _is_claimed(item):
                 claimed.append(item)
-            else:
-                item.future.set_exception(ClaimLost("the claim ended while the key waited for the writer"))
         return claimed
 
     def _commit_or_refuse(self, claimed: Sequence[Pending]) -> None:
@@ -328,8 +331,9 @@ class Writer:
             _fail(batch, error)
             return
         middle = len(batch) // 2
-        self._commit(batch[:middle])
-        self._commit(batch[middle:])
+        for half in (batch[:middle], batch[middle:]):
+            # The halves before it may have taken long.
+            self._commit([item for item in half if _is_claimed(item)])
 
     def _transact(self, works: list[Work]) -> tuple[Applied, ...]:
         for attempt in range(1, MAX_CONFLICTS + 1):
@@ -427,6 +431,14 @@ def read_open_failures(lake: Lake) -> set[tuple[str, str]]:
     """Reads which (bucket, key) have an open dead letter; the writer then keeps the set by itself."""
     rows = lake.query("SELECT DISTINCT bucket, key FROM meta.feeder_failures WHERE resolved_at IS NULL")
     return {(bucket, key) for bucket, key in rows if bucket is not None and key is not None}
+
+
+def _is_claimed(item: Pending) -> bool:
+    """Says whether an item is still its worker's; fails its future if not."""
+    if item.is_claimed():
+        return True
+    item.future.set_exception(ClaimLost("the claim ended while the key waited for the writer"))
+    return False
 
 
 def _key(work: Work) -> object:
