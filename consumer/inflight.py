@@ -118,6 +118,7 @@ class Inflight:
         self._putting = asyncio.Lock()
         self._changes = 0
         self._stored = 0
+        self._tries = 0
         self._failed: tuple[int, Unavailable] | None = None
         self._revision = 0
         self._put_at = 0.0
@@ -151,15 +152,16 @@ class Inflight:
             Unavailable: NATS does not answer.
             LakeFenced: the record is another writer's, and so is the lock.
         """
-        wanted = self._changes
+        wanted, tries = self._changes, self._tries
         async with self._putting:
             if self._stored >= wanted:
                 return
-            if self._failed is not None and self._failed[0] >= wanted:
+            if self._failed is not None and self._failed[0] >= wanted and self._tries > tries:
                 # That write had our change too: to wait for another one would add its time-out to ours.
                 raise Unavailable("nats", str(self._failed[1]))
             await asyncio.sleep(max(0.0, self._put_at + PUT_EVERY_S - time.monotonic()))
             changes = self._changes
+            self._tries += 1
             try:
                 while not await self._put():
                     await self._find_out()

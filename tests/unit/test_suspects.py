@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -325,3 +325,27 @@ def test_a_record_is_read_as_it_was_written(keys: dict[Identity, int], alone: Id
     record = Record(writer="one", keys=keys, alone=alone)
     assert Record.from_json(record.to_json()) == record
     assert record.suspects() == {key: deaths + (key == alone) for key, deaths in keys.items()}
+
+
+async def test_a_record_that_could_not_be_tidied_is_tidied_when_nats_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("consumer.suspects.TIDY_EVERY_S", 0.01)
+    server = Server()
+    process = await begin(server, "one")
+    async with in_work(process, A):
+        server.is_away = True
+    tidying = asyncio.create_task(process.suspects.run())
+    asked = server.asked
+    await _until(lambda: server.asked > asked, "a write that gets no answer")
+    server.is_away = False
+    await _until(lambda: server.record.keys == {}, "the record to be tidy, though no key came since")
+    tidying.cancel()
+    await asyncio.wait({tidying})
+
+
+async def _until(is_so: Callable[[], bool], what: str) -> None:
+    async def ask() -> bool:
+        return is_so()
+
+    await wait_until_async(ask, what=what)
