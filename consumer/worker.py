@@ -238,7 +238,8 @@ class WorkerPool:
             message = Message(delivery=delivery, stream=stream, identity=unread, event=None)
             detail = {"error": str(error), "subject": delivery.subject}
             walked = Walked(ending=Ending.UNDECODABLE, reason="undecodable", detail=detail)
-            await self._settler.settle(message, walked, trace)
+            async with claim.renewed():
+                await self._settler.settle(message, walked, trace)
             return
         message = Message(
             delivery=delivery, stream=said if of is Lane.REPLAYS else stream, identity=identity, event=event

@@ -302,7 +302,8 @@ class Broker:
         pull = self._pulls.get(durable)
         if pull is None:
             api_subject = f"$JS.API.CONSUMER.MSG.NEXT.{keys_stream(self.config).name}.{durable}"
-            pull = self._pulls[durable] = Pull(self._client, api_subject, kept_s=self.config.ack_wait_s)
+            # Whoever gets a late one renews its claim at a quarter of ack_wait from then on: in time.
+            pull = self._pulls[durable] = Pull(self._client, api_subject, kept_s=self.config.ack_wait_s / 2)
         return pull
 
     async def _bucket(self, bucket: Bucket) -> KeyValue:
