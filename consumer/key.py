@@ -7,7 +7,7 @@ return means for the message is decided in `consumer.verdict`; who calls it is `
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never
@@ -32,6 +32,9 @@ from feeders.streams import Route, Stream, StreamTable
 from feeders.work import ClaimLost, Load, Removal, Request, Result, Work
 from feeders.writer import Writer
 
+PLANS_AGAIN = 4
+"""Files planned again at once, by a reader that may look at every value: fewer than there are threads, so that a
+stream whose files all fail leaves some to the keys of others. Not `reads`: who has one may wait for the region."""
 YOUNG_S = 60.0
 """A created object that answers 404 may just not be visible yet while it is younger than this."""
 
@@ -52,13 +55,14 @@ class KeyWalk:
     suspects: Suspects
     growing: Growing
     drift: DriftReport
+    plans_again: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PLANS_AGAIN))
 
     async def walk(
         self, event: KeyEvent, *, is_claimed: Callable[[], bool], trace: Trace, isolated: bool = False
     ) -> Walked:
         """Walks one claimed key, with `isolated` in a transaction that it shares with no other key.
 
-        Raises nothing but CancelledError and what ends the term (LakeFenced, Misconfigured).
+        What it raises, but for CancelledError and what ends the term (LakeFenced, Misconfigured), is unexpected.
         """
         # 1. Which stream's key is it?
         route = self.streams.route(event.key) if event.bucket == self.bucket_name else None
@@ -186,9 +190,10 @@ class KeyWalk:
                 route = replace(route, stream=stream)
             columns = route.stream.columns
             trace.compared = route.stream, footer.schema
-            plan = await asyncio.to_thread(
-                plan_load, slot.path, footer, columns, work_dir=slot.work_dir, careful=careful
-            )
+            async with self.plans_again:
+                plan = await asyncio.to_thread(
+                    plan_load, slot.path, footer, columns, work_dir=slot.work_dir, careful=careful
+                )
         return route, plan
 
     async def _write(
@@ -227,7 +232,8 @@ class KeyWalk:
                     return Walked(ending=Ending.KEPT, stream=route.stream)
                 return await self._write(removal_of(event, route), is_claimed, trace)
             case "created":
-                young = (datetime.now(UTC) - event.sent_at).total_seconds() < YOUNG_S
+                # Of a sender whose clock is far ahead it would be young for as long.
+                young = abs((datetime.now(UTC) - event.sent_at).total_seconds()) < YOUNG_S
                 return Walked(
                     ending=Ending.NOT_YET if young else Ending.STALE, stream=route.stream, reason="404"
                 )
