@@ -86,7 +86,7 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "lotus_lake_stage_seconds",
-            "Where does the time of a key go? get, check and write; write is made of queue and commit.",
+            "Where does the time of a key go? get, note, check and write; write is made of queue and commit.",
             ["stage"],
             buckets=SECONDS,
             registry=registry,
