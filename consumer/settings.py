@@ -201,6 +201,12 @@ class Settings(BaseSettings):
         description="Under load the models are brought up to date this often; at once when no key waits.",
     )
     duckdb_memory_bytes: int = Field(512 * MIB, ge=128 * MIB, description="Memory that DuckDB may use.")
+    duckdb_temp_bytes: int = Field(
+        8192 * MIB,
+        ge=64 * MIB,
+        description="Room in the spool's folder for what does not fit DuckDB's memory; a file that needs more is a"
+        " dead letter.",
+    )
     duckdb_threads: int = Field(2, ge=1, le=256, description="Threads that DuckDB may use.")
 
     file_max_bytes: int = Field(2048 * MIB, ge=1, description="A larger object is a dead letter.")
@@ -294,6 +300,7 @@ class Settings(BaseSettings):
             memory_limit_bytes=self.duckdb_memory_bytes,
             threads=self.duckdb_threads,
             # Named like a slot of the spool, which wipes what a kill -9 left.
+            temp_max_bytes=self.duckdb_temp_bytes,
             temp_directory=self.spool_dir / f"lotus-slot-duckdb-{instance}",
         )
 

@@ -156,6 +156,7 @@ def test_no_secret_is_ever_shown() -> None:
         | {
             "LOTUS_NATS_USER": "lotus",
             "LOTUS_JANITOR_S3_ACCESS_KEY_ID": "janitor",
+            "LOTUS_DUCKDB_TEMP_BYTES": "67108864",
             "LOTUS_SPOOL_DIR": "/spool",
         }
     )
@@ -193,6 +194,7 @@ def test_what_modules_get_is_made_from_the_settings() -> None:
             "LOTUS_COMMIT_MAX_FILES": "7",
             "LOTUS_COMMIT_MIN_INTERVAL_MS": "250",
             "LOTUS_FILE_MAX_BYTES": "1000",
+            "LOTUS_DUCKDB_TEMP_BYTES": "67108864",
             "LOTUS_SPOOL_DIR": "/spool",
             "LOTUS_CATALOG_SCHEMA": "lakes",
         }
@@ -203,6 +205,7 @@ def test_what_modules_get_is_made_from_the_settings() -> None:
     lake = settings.lake("w-test")
     assert (lake.instance, lake.data_path) == ("w-test", "s3://lake/data/")
     assert lake.temp_directory is not None
+    assert lake.temp_max_bytes == 64 * 1024**2
     assert lake.temp_directory.is_relative_to(Path("/spool"))
     assert lake.catalog.schema == "lakes"
 
