@@ -23,12 +23,24 @@ class Failure:
 
 
 def record_failure(transaction: Transaction, failure: Failure) -> None:
-    """Writes one dead letter, and marks older ones of the same object as superseded by it."""
+    """Writes one dead letter, and marks older ones of the same object as superseded by it.
+
+    One that does not know its version, as of a replay that was never read, is about that of the letter before: a
+    sweep would otherwise find that version in no open letter, and bring it back.
+    """
+    etag = failure.etag
     if failure.key is not None:
+        same = (failure.bucket, failure.key)
+        if etag is None:
+            etag = transaction.query(
+                "SELECT last(etag ORDER BY failed_at) FROM meta.feeder_failures"
+                " WHERE resolved_at IS NULL AND bucket IS NOT DISTINCT FROM ? AND key = ?",
+                same,
+            )[0][0]
         transaction.change(
             "UPDATE meta.feeder_failures SET resolved_at = now(), resolution = 'superseded'"
             " WHERE resolved_at IS NULL AND bucket IS NOT DISTINCT FROM ? AND key = ?",
-            (failure.bucket, failure.key),
+            same,
         )
     transaction.change(
         "INSERT INTO meta.feeder_failures (source, stream, bucket, key, etag, reason, detail, attempts, failed_at)"
@@ -38,7 +50,7 @@ def record_failure(transaction: Transaction, failure: Failure) -> None:
             failure.stream.stream if failure.stream else None,
             failure.bucket,
             failure.key,
-            failure.etag,
+            etag,
             failure.reason,
             json.dumps(dict(failure.detail)),
             failure.attempts,
