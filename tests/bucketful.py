@@ -51,6 +51,7 @@ class Bucketful:
         bodies: the last body of each key that was put; a deleted object of a stream that keeps rows is still here.
         etags: their etags.
         broken: keys of objects that are no Parquet: dead letters have to come of them.
+        reasons: of broken keys whose dead letter has another reason than BROKEN_REASON.
         mended: keys that were broken and are whole now.
         removed: keys that were deleted and whose rows have to go.
         kept: keys that were deleted and whose rows have to stay.
@@ -67,6 +68,7 @@ class Bucketful:
     bodies: dict[str, bytes] = field(default_factory=dict[str, bytes])
     etags: dict[str, str] = field(default_factory=dict[str, str])
     broken: set[str] = field(default_factory=set[str])
+    reasons: dict[str, str] = field(default_factory=dict[str, str])
     mended: set[str] = field(default_factory=set[str])
     removed: set[str] = field(default_factory=set[str])
     kept: set[str] = field(default_factory=set[str])

@@ -140,7 +140,9 @@ def _assert_cursor(
 
 def _assert_dead_letters(lake: Lake, bucketful: Bucketful) -> None:
     dead = lake.query("SELECT key, etag, reason FROM meta.feeder_failures WHERE resolved_at IS NULL")
-    wanted = [(key, bucketful.etags[key], BROKEN_REASON) for key in bucketful.broken]
+    wanted = [
+        (key, bucketful.etags[key], bucketful.reasons.get(key, BROKEN_REASON)) for key in bucketful.broken
+    ]
     assert sorted(dead) == sorted(wanted)
     ever = {key for (key,) in lake.query("SELECT DISTINCT key FROM meta.feeder_failures")}
     assert ever <= bucketful.broken | bucketful.mended, "a whole object was a dead letter for a time"

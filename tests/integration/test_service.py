@@ -116,8 +116,9 @@ def test_bad_objects_are_dead_letters_and_the_others_load(bucketful: Bucketful, 
     }
     with consumer_process(tenant, tmp_path / "consumer.log") as consumer:
         bucketful.land(2)
-        for key, (body, _) in bad.items():
+        for key, (body, reason) in bad.items():
             bucketful.put(key, body, broken=True)
+            bucketful.reasons[key] = reason
         bucketful.land(2)
         wait_until_loaded(bucketful)
         assert_exact(bucketful)
