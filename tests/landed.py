@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +13,7 @@ import psycopg
 from consumer.embedded.identity import Tenant
 from consumer.observer import newest_snapshot
 from feeders.lake import Lake, LakeConfig, LakeError, StatementFailed
+from feeders.models import Model
 from tests.bucketful import Bucketful, Mischief, removing_project
 from tests.exact import assert_exact
 from tests.helpers import wait_until
@@ -128,8 +129,13 @@ def what_lacks(lake: Lake, wanted: Mapping[str, str], bucketful: Bucketful) -> s
     }
     if unburied := {key for key in bucketful.broken if (key, bucketful.etags[key]) not in dead}:
         return f"dead letters of {unburied}"
+    return models_behind(lake, bucketful.defined.models)
+
+
+def models_behind(lake: Lake, models: Sequence[Model]) -> str:
+    """Says which models have not run since what they read changed; empty if all are fresh."""
     ran = {model for (model,) in lake.query("SELECT DISTINCT model FROM meta.transform_cursors")}
-    if never := {model.name for model in bucketful.defined.models} - ran:
+    if never := {model.name for model in models} - ran:
         return f"models that never ran: {sorted(never)}"
     behind = lake.query(
         "SELECT model FROM meta.transform_cursors JOIN meta.feeder_cursors AS moved"

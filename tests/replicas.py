@@ -14,7 +14,7 @@ from consumer.embedded.identity import Tenant
 from feeders.lake import Lake
 from tests.helpers import wait_until
 from tests.lakes import lake_config
-from tests.processes import ConsumerProcess, consumer_process
+from tests.processes import RUN, ConsumerProcess, consumer_process
 from tests.proxy import TcpProxy
 
 TAKEOVER_S = 10.0
@@ -31,6 +31,7 @@ class Replica:
     port: int
     links: Mapping[str, TcpProxy]
     settings: Mapping[str, str]
+    command: Sequence[str] = RUN
     starts: int = 0
     running: ExitStack = field(default_factory=ExitStack)
     consumer: ConsumerProcess = field(init=False)
@@ -42,6 +43,7 @@ class Replica:
             consumer_process(
                 self.tenant,
                 self.folder / f"{self.name}-{self.starts}.log",
+                command=self.command,
                 port=self.port,
                 settings={**self._through_links(), **self.settings},
             )
@@ -92,6 +94,21 @@ def replicas(
     tenant: Tenant, folder: Path, *, count: int, settings: Mapping[str, str] = MappingProxyType({})
 ) -> Generator[Sequence[Replica]]:
     """Starts so many consumers of a lake; the first one is the writer."""
+    with ExitStack() as held:
+        team: list[Replica] = []
+        for number in range(count):
+            replica = held.enter_context(place(tenant, folder, "abc"[number], settings=settings))
+            team.append(replica)
+            replica.start()
+            replica.consumer.wait_for("standby" if number else "writer")
+        yield team
+
+
+@contextmanager
+def place(
+    tenant: Tenant, folder: Path, name: str, *, settings: Mapping[str, str], command: Sequence[str] = RUN
+) -> Generator[Replica]:
+    """A place for a consumer, which is not started yet; at the block's end what runs there is killed."""
     at = tenant.endpoints
     targets = {
         "postgres": (at.postgres_host, at.postgres_port),
@@ -100,23 +117,18 @@ def replicas(
         "filer": _address(f"//{at.filer_grpc}"),
     }
     with ExitStack() as held:
-        team: list[Replica] = []
-        for number in range(count):
-            links = {name: held.enter_context(TcpProxy(*target)) for name, target in targets.items()}
-            replica = Replica(
-                tenant=tenant,
-                name="abc"[number],
-                folder=folder,
-                port=free_port(),
-                links=links,
-                settings=settings,
-            )
-            team.append(replica)
-            held.enter_context(replica.running)
-            held.callback(replica.mend)
-            replica.start()
-            replica.consumer.wait_for("standby" if number else "writer")
-        yield team
+        replica = Replica(
+            tenant=tenant,
+            name=name,
+            folder=folder,
+            port=free_port(),
+            links={name: held.enter_context(TcpProxy(*target)) for name, target in targets.items()},
+            settings=settings,
+            command=command,
+        )
+        held.enter_context(replica.running)
+        held.callback(replica.mend)
+        yield replica
 
 
 def take_over(team: Sequence[Replica], fault: Callable[[], None], *, but: Replica) -> Takeover:
