@@ -14,7 +14,7 @@ from typing import assert_never
 
 from consumer.drifting import DriftReport, Growing
 from consumer.errors import CrashedProcess, HeldBack, NotFound, Unavailable
-from consumer.events import KeyEvent
+from consumer.events import Identity, KeyEvent
 from consumer.evidence import Detail, of_bad_file, of_statement
 from consumer.objects import Answer, Bucket
 from consumer.spool import Slot, Spool
@@ -58,9 +58,17 @@ class KeyWalk:
     plans_again: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PLANS_AGAIN))
 
     async def walk(
-        self, event: KeyEvent, *, is_claimed: Callable[[], bool], trace: Trace, isolated: bool = False
+        self,
+        event: KeyEvent,
+        identity: Identity,
+        *,
+        is_claimed: Callable[[], bool],
+        trace: Trace,
+        isolated: bool = False,
     ) -> Walked:
         """Walks one claimed key, with `isolated` in a transaction that it shares with no other key.
+
+        `identity` is the one it waits under in the queue: an event that others published may have another one.
 
         What it raises, but for CancelledError and what ends the term (LakeFenced, Misconfigured), is unexpected.
         """
@@ -71,7 +79,7 @@ class KeyWalk:
         stream = route.stream
         try:
             try:
-                return await self._load(event, route, is_claimed, trace, isolated=isolated)
+                return await self._load(event, identity, route, is_claimed, trace, isolated=isolated)
             except NotFound:
                 return await self._gone(event, route, is_claimed, trace)
         except BadFile as error:
@@ -114,9 +122,15 @@ class KeyWalk:
             )
 
     async def _load(
-        self, event: KeyEvent, route: Route, is_claimed: Callable[[], bool], trace: Trace, *, isolated: bool
+        self,
+        event: KeyEvent,
+        identity: Identity,
+        route: Route,
+        is_claimed: Callable[[], bool],
+        trace: Trace,
+        *,
+        isolated: bool,
     ) -> Walked:
-        identity = event.identity()
         async with AsyncExitStack() as held:
             # 2. Was it in work when the process died? Then it waits for its turn, or has had them all.
             await held.enter_async_context(self.suspects.turn(identity))

@@ -116,7 +116,7 @@ class Settler:
         if not isinstance(verdict, Later):
             self._attempts.forget(message.identity)
             if message.event is not None:
-                self._suspects.clear(message.event.identity())
+                self._suspects.clear(message.identity)
                 if message.event.replay is not None:
                     self._replayed(message.identity, walked.reason or walked.ending.value)
         self._count(stream, walked, verdict, trace)

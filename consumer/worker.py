@@ -250,7 +250,7 @@ class WorkerPool:
             await self._settler.settle(message, walked, trace)
             return
         async with claim.renewed(), self._locks.held(event.key):
-            walked = await self._guarded(event, claim, trace, isolated=self._attempts.has_failed(identity))
+            walked = await self._guarded(event, identity, claim, trace)
             await self._settler.settle(message, walked, trace)
 
     def _why_not_now(self, message: Message, key: str, *, is_probe: bool) -> str | None:
@@ -260,9 +260,12 @@ class WorkerPool:
         # Each version of a key that waits for the one before would keep a slot from other keys.
         return "same_key" if self._locks.is_crowded(key) else None
 
-    async def _guarded(self, event: KeyEvent, claim: Claim, trace: Trace, *, isolated: bool) -> Walked:
+    async def _guarded(self, event: KeyEvent, identity: Identity, claim: Claim, trace: Trace) -> Walked:
         try:
-            return await self._walk.walk(event, is_claimed=claim.is_held, trace=trace, isolated=isolated)
+            isolated = self._attempts.has_failed(identity)
+            return await self._walk.walk(
+                event, identity, is_claimed=claim.is_held, trace=trace, isolated=isolated
+            )
         except (LakeFenced, Misconfigured):
             raise
         except Exception as error:  # noqa: BLE001 - one key's bug must not stop the others
