@@ -1,10 +1,12 @@
-"""The tables of the crash matrix: `python -m tests.faults.report [--write] BOOK…` prints them, or writes them.
+"""The tables of the crash matrix: `python -m tests.faults.report BOOK…` prints them.
 
-A book is the file of one run of `make faults`. With --write the tables go into docs/reliability.md.
+A book is the file of one run of `make faults`. With --keep these books replace those in tests/faults/books/, and
+their tables go into docs/reliability.md.
 """
 
 import argparse
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from feeders.fault import POINTS
 from tests.faults.record import Fault, Record, read_book
 
 RELIABILITY = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+BOOKS = Path(__file__).with_name("books")
 BEGIN, END = "<!-- tables: make faults -->\n", "<!-- end of tables -->"
 
 
@@ -94,17 +97,38 @@ def written(text: str, body: str) -> str:
     return pattern.sub(lambda _: f"\n{body}\n\n", text)
 
 
+def kept_books() -> list[list[Record]]:
+    """The books that the page's tables are made of."""
+    return [read_book(path) for path in sorted(BOOKS.glob("*.jsonl"))]
+
+
+def keep(paths: Sequence[Path]) -> None:
+    """Puts these books into the place of those that are kept, and their tables on the page."""
+    texts = {path.name: path.read_text() for path in paths}
+    shutil.rmtree(BOOKS, ignore_errors=True)
+    BOOKS.mkdir()
+    for name, text in texts.items():
+        (BOOKS / name).write_text(text)
+    RELIABILITY.write_text(written(RELIABILITY.read_text(), rendered(kept_books())))
+
+
+def rendered(books: Sequence[Sequence[Record]]) -> str:
+    """The tables as text."""
+    return "\n".join(tables(books))
+
+
 def main() -> None:
-    """Prints or writes the tables of these books."""
+    """Prints the tables of these books, or keeps them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help=f"into {RELIABILITY.name}")
+    parser.add_argument(
+        "--keep", action="store_true", help=f"keep the books, their tables in {RELIABILITY.name}"
+    )
     parser.add_argument("books", nargs="+", type=Path)
     arguments = parser.parse_args()
-    body = "\n".join(tables([read_book(path) for path in arguments.books]))
-    if arguments.write:
-        RELIABILITY.write_text(written(RELIABILITY.read_text(), body))
+    if arguments.keep:
+        keep(arguments.books)
     else:
-        print(body)  # noqa: T201 - the program's output
+        print(rendered([read_book(path) for path in arguments.books]))  # noqa: T201 - the program's output
 
 
 if __name__ == "__main__":
