@@ -72,7 +72,10 @@ def framed(body: bytes, content: bytes) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A page: its content before compression. `claims` is what its header says it unpacks to, if that is a lie."""
+    """A page: its content before compression.
+
+    `claims` is what its header says it unpacks to, and `packed` how many bytes follow it, if that is a lie.
+    """
 
     content: bytes
     values: int
@@ -80,6 +83,7 @@ class Page:
     dictionary: bool = False
     codec: int = UNCOMPRESSED
     claims: int | None = None
+    packed: int | None = None
 
     def written(self) -> bytes:
         packed = pa.compress(self.content, codec="zstd", asbytes=True) if self.codec == ZSTD else self.content
@@ -89,7 +93,12 @@ class Page:
         else:
             inner = b"\x2c" + numbers(5, f1=self.values, f2=self.encoding, f3=3, f4=3) + b"\x00"
         kind = 2 if self.dictionary else 0
-        return numbers(5, f1=kind, f2=claims, f3=len(packed)) + inner + b"\x00" + packed
+        return (
+            numbers(5, f1=kind, f2=claims, f3=len(packed) if self.packed is None else self.packed)
+            + inner
+            + b"\x00"
+            + packed
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,6 +158,14 @@ def test_what_contradicts_itself_is_corrupt(case: str, tmp_path: Path) -> None:
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("packed", [-1, -18, 1000, 2**31 - 1, -(2**31)])
+def test_a_page_ends_in_its_chunk_and_not_before_itself(packed: int, tmp_path: Path) -> None:
+    path = tmp_path / "page.parquet"
+    path.write_bytes(page_lie(packed=packed)())
+    with pytest.raises(BadFile, match=f"claims {packed} bytes"):
+        inspect(path, LIMITS)
+
+
 def test_pages_without_values_are_no_work_without_end(tmp_path: Path) -> None:
     path = tmp_path / "pages.parquet"
     empty = Page(content=b"", values=0)
@@ -273,3 +281,15 @@ def test_the_bounds_of_foreign_files(tmp_path: Path) -> None:
         assert 1 <= batch_rows(path, found) <= 8192
         if "bad_utf8" not in path.name:
             verify_pages(path, found)
+
+
+def test_texts_that_share_a_prefix_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "prefixes.parquet"
+    texts = ["x" * 20_000] * 2000
+    options: dict[str, Any] = {"use_dictionary": False, "column_encoding": {"t": "DELTA_BYTE_ARRAY"}}
+    pq.write_table(pa.table({"t": texts}), path, compression="zstd", **options)
+    assert path.stat().st_size < 5000
+    assert 40_000_000 <= inspect(path, LIMITS).unpacked_bytes < 41_000_000
+    with pytest.raises(BadFile) as caught:
+        inspect(path, replace(LIMITS, max_held_bytes=20_000_000))
+    assert caught.value.evidence["limit"] == "max_held_bytes"
