@@ -14,8 +14,8 @@ from feeders.models import Model
 from feeders.streams import Stream
 from feeders.types import quote_identifier
 from tests.bucketful import BROKEN_REASON, Bucketful
+from tests.key_queue import pending
 from tests.lakes import lake_config, one
-from tests.queue import pending
 
 
 @dataclass(frozen=True, kw_only=True)

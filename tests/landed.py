@@ -17,8 +17,8 @@ from feeders.models import Model
 from tests.bucketful import Bucketful, Mischief, removing_project
 from tests.exact import assert_exact
 from tests.helpers import wait_until
+from tests.key_queue import pending
 from tests.lakes import lake_config
-from tests.queue import pending
 
 __all__ = [
     "Bucketful",

@@ -29,9 +29,9 @@ from feeders.lake import Lake, LakeError, StatementFailed
 from tests.asking import connect
 from tests.faults.world import World
 from tests.helpers import wait_until
+from tests.key_queue import pending
 from tests.lakes import definitions, lake_config
 from tests.landed import LakeWatch
-from tests.queue import pending
 from tests.replicas import Replica, place
 
 T = TypeVar("T")

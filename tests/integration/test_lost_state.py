@@ -26,10 +26,10 @@ from feeders.lake import Lake, LakeUnavailable, Watermark
 from tests.bucketful import Bucketful
 from tests.exact import assert_exact
 from tests.helpers import wait_until
+from tests.key_queue import pending
 from tests.lakes import definitions, lake_config, start_term
 from tests.landed import wait_until_loaded
 from tests.processes import ConsumerProcess, consumer_process
-from tests.queue import pending
 from tests.service import ORDERS, settings_of
 
 NO_INTERVAL = {"LOTUS_SWEEP_INTERVAL_S": "0"}
