@@ -192,7 +192,7 @@ def _schema(reader: ThriftReader, max_columns: int, max_depth: int) -> FileSchem
         message = f"its schema is a list of {size} values of kind {kind}"
         raise FooterSyntaxError(message)
     # Each level of a list takes up to two groups more than it has columns.
-    _hold("schema elements", size, max_columns * 4 + 1, "max_columns")
+    _hold("schema elements (four to a column)", size, max_columns * 4 + 1, "max_columns")
     elements = [_element(reader) for _ in range(size)]
     text = reader.data[start : reader.at]
     builder = _Builder(elements, max_depth * 3 + 1)
