@@ -147,7 +147,6 @@ class KeyWalk:
                 with trace.stage("note"):
                     await held.enter_async_context(self.suspects.region(identity))
                 fault.point("noted")
-                fault.point("noted")
                 # 5. The check: footer, limits, schema, and from it the load plan.
                 with trace.stage("check"):
                     footer, plan = await asyncio.to_thread(self._check, slot, route.stream, trace)

@@ -7,7 +7,6 @@ POINTS = (
     "claimed",
     "got",
     "noted",
-    "noted",
     "checked",
     "submitting",
     # on the writer's thread, for each batch
