@@ -21,7 +21,7 @@ TAKEOVER_S = 10.0
 WAIT_S = 60.0
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Replica:
     """A place where a consumer runs: its proxies, its settings, and its process, another one after each start."""
 
