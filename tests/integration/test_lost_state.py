@@ -228,6 +228,7 @@ def test_the_next_transaction_finds_out(stack: Stack, tenant: Tenant, tmp_path: 
         lake.close()
 
 
+@pytest.mark.faults
 def test_a_failover_lost_the_last_five_commits(stack: Stack, bucketful: Bucketful, tmp_path: Path) -> None:
     with consumer_process(bucketful.tenant, tmp_path / "log", settings=NO_INTERVAL) as consumer:
         bucketful.land(6)
@@ -243,6 +244,7 @@ def test_a_failover_lost_the_last_five_commits(stack: Stack, bucketful: Bucketfu
         assert consumer.terminate() == 0, consumer.tail()
 
 
+@pytest.mark.faults
 def test_a_catalog_that_is_empty_for_a_while_is_waited_for(
     stack: Stack, bucketful: Bucketful, tmp_path: Path
 ) -> None:

@@ -32,7 +32,7 @@ def bucketful(tenant: Tenant) -> Bucketful:
     return Bucketful(tenant=tenant, landing=Landing(seed=2, files=None, rows=(3, 12)))
 
 
-@pytest.mark.parametrize("how", ["stop", "kill"])
+@pytest.mark.parametrize("how", ["stop", pytest.param("kill", marks=pytest.mark.faults)])
 @pytest.mark.parametrize("name", ["nats", "postgres", "weed"])
 def test_a_restart_under_load_is_survived(
     stack: Stack, bucketful: Bucketful, tmp_path: Path, name: Name, how: str
