@@ -1,10 +1,12 @@
 """Fixtures for tests on real servers: one stack for the run, one tenant for a test."""
 
+import logging
 import os
 import uuid
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from consumer.embedded.identity import Tenant
@@ -13,6 +15,15 @@ from consumer.embedded.stack import Stack
 # `HYPOTHESIS_PROFILE=faults pytest tests/unit` tries twenty times as many examples (tests.helpers.fuzzed).
 settings.register_profile("faults", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """A command that runs in this process sends all logs to the standard error of its test, which is closed then."""
+    handlers = list(logging.root.handlers)
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The circuit breaker: a stream whose files all break keeps them in the queue, until one loads again."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from consumer import key
 from consumer.embedded.identity import Tenant
@@ -24,17 +25,16 @@ CUSTOMERS = "raw/shopify/customers/2026_07_04_1_{}.parquet"
 
 @pytest.mark.timeout(300)
 def test_a_stream_whose_files_all_break_keeps_them_until_one_loads(
-    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(key, "YOUNG_S", 0.0)  # an object that is gone will not appear
     broken = {order_key(f"{number:02}"): b"no Parquet" for number in range(BROKEN)}
-    with running_service(tenant, LOTUS_BREAKER_PROBE_S="0.5") as service:
+    with capture_logs() as lines, running_service(tenant, LOTUS_BREAKER_PROBE_S="0.5") as service:
         put_all(tenant, broken)
         wait_until(lambda: is_blocked(service), timeout_s=60, what="the stream to be blocked")
         # Other streams load meanwhile; probes go on, and none of them is given up.
-        put_all(tenant, {CUSTOMERS.format(n): parquet([{"id": n}]) for n in range(5)})
         with service.expecting(loaded=5, poison=3):
-            pass
+            put_all(tenant, {CUSTOMERS.format(n): parquet([{"id": n}]) for n in range(5)})
         dead = dead_keys(service)
         assert len(dead) == DEAD
         assert is_blocked(service)
@@ -51,15 +51,11 @@ def test_a_stream_whose_files_all_break_keeps_them_until_one_loads(
         )
         wait_until(lambda: keys_in_queue(tenant) == 0, timeout_s=60, what="every key to have its verdict")
         assert dead_keys(service) == dead, "nothing else was given up"
-    lines = [
-        line
-        for line in capsys.readouterr().out.splitlines()
-        if "stream blocked" in line or "not blocked" in line
+    told = [line for line in lines if "blocked" in line["event"]]
+    assert [(line["event"], line.get("reason")) for line in told] == [
+        ("stream blocked", "not_parquet"),
+        ("stream not blocked any more", None),
     ]
-    assert len(lines) == 2, lines
-    assert "stream blocked" in lines[0]
-    assert "reason=not_parquet" in lines[0]
-    assert "stream not blocked any more" in lines[1]
 
 
 def is_blocked(service: RunningService) -> bool:
