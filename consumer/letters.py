@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -19,6 +20,7 @@ from feeders.letters import (
     letter_json,
 )
 from feeders.reader import LakeReader
+from feeders.streams import StreamId
 from feeders.writer import Writer
 
 log = structlog.get_logger()
@@ -107,15 +109,31 @@ async def add_payloads(
     Raises:
         Unavailable: NATS does not answer.
     """
+    wanted: defaultdict[StreamId | None, dict[object, list[dict[str, object]]]] = defaultdict(dict)
     for letter, document in zip(letters, documents, strict=False):
         subject = cast("Mapping[str, object]", document["detail"]).get("subject")
-        if letter.key is not None or subject is None:
-            continue
-        for payload in await broker.dead_feed(letter.stream, most=FEED_MOST):
-            announced = cast("dict[str, object]", json.loads(payload))
-            if announced.get("subject") == subject:
+        if letter.key is None and subject is not None:
+            wanted[letter.stream].setdefault(subject, []).append(document)
+    # The feed is read once for each stream, and no more of it is held than one message.
+    for stream, of_subject in wanted.items():
+
+        def takes(payload: bytes, of_subject: dict[object, list[dict[str, object]]] = of_subject) -> bool:
+            announced = announcement(payload)
+            for document in of_subject.pop(announced.get("subject"), []):
                 document["payload_base64"] = announced.get("payload_base64")
-                break
+            return bool(of_subject)
+
+        await broker.dead_feed(stream, takes, most=FEED_MOST)
+
+
+def announcement(payload: bytes) -> Mapping[str, object]:
+    """Reads a message of the feed. Others may publish there too: what is no announcement of ours is empty."""
+    try:
+        value: object = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    document = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+    return document if isinstance(document.get("subject"), str) else {}
 
 
 def fit(documents: Sequence[dict[str, object]]) -> list[dict[str, object]]:

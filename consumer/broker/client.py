@@ -1,7 +1,7 @@
 """What we do over NATS: key events, feeds, and two small KV buckets."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 import nats.errors
@@ -209,18 +209,21 @@ class Broker:
                 raise Unavailable("nats", f"no answer on {subject} in {timeout_s:g} s") from error
         return micro.reply_of(message.data, message.headers)
 
-    async def dead_feed(self, stream_id: StreamId | None, *, most: int) -> list[bytes]:
-        """Return what was announced of a stream's dead letters, the newest first, among the feed's last messages."""
+    async def dead_feed(
+        self, stream_id: StreamId | None, takes: Callable[[bytes], bool], *, most: int
+    ) -> None:
+        """Give what was announced of a stream's dead letters, the newest first, among the feed's last `most` messages.
+
+        `takes` gets one after the other, and says whether it wants more.
+        """
         name, subject = dead_stream(self.config), dead_subject(self.config.namespace, stream_id)
-        found: list[bytes] = []
         async with self._request("read the feed of dead letters"):
             state = (await self._js.stream_info(name)).state
             for sequence in range(state.last_seq, max(state.first_seq, state.last_seq - most + 1) - 1, -1):
                 with contextlib.suppress(js_errors.NotFoundError):
                     message = await self._js.get_msg(name, sequence)
-                    if message.subject == subject:
-                        found.append(message.data or b"")
-        return found
+                    if message.subject == subject and not takes(message.data or b""):
+                        return
 
     async def kv_get(self, bucket: Bucket, key: str) -> bytes | None:
         """Return a value, or None."""

@@ -16,6 +16,7 @@ from consumer.cli.asking import ask, connected, document_of, plain, whoever
 from consumer.cli.common import ANSWER_IS_NO, WRONG_USAGE, errors_shown, fail
 from consumer.cli.replay import ByOption, DryRunOption, JsonOption, ReasonOption, WaitOption, run_replay
 from consumer.election import new_instance_name
+from consumer.errors import BrokerMisconfigured, Unavailable
 from consumer.letter_request import LETTERS_USUAL
 from consumer.letters import add_payloads, summary
 from consumer.replay_request import ANY_REASON
@@ -69,7 +70,7 @@ def ls(
             else:
                 show_counts(cast("list[Document]", found["counts"]))
             return
-        letters = read(settings, lambda lake: find_letters(lake, which, limit=limit))
+        letters = look_for(settings, which, limit)
     if as_json:
         typer.echo(json.dumps([letter_json(letter) for letter in letters]))
     for letter in () if as_json else letters:
@@ -97,7 +98,7 @@ def show(
     which = filter_of(key, dead, source, stream, prefix, everything=everything)
     with errors_shown():
         settings = load_settings()
-        letters = read(settings, lambda lake: find_letters(lake, which, limit=limit))
+        letters = look_for(settings, which, limit)
         documents = [letter_json(letter) for letter in letters]
         if any(letter.key is None for letter in letters):
             asyncio.run(with_payloads(settings, letters, documents))
@@ -172,7 +173,7 @@ def filter_of(
         fail("--source and --stream come together", WRONG_USAGE)
     return LetterFilter(
         reason=None if dead == ANY_REASON else dead,
-        stream=StreamId(source=source, stream=stream) if source and stream else None,
+        stream=StreamId(source=source, stream=stream) if source is not None and stream is not None else None,
         key=key,
         prefix=prefix,
         state="any" if everything else "open",
@@ -192,7 +193,8 @@ def document_for(
 ) -> Document:
     """A request about dead letters."""
     return {
-        "dead": dead or ANY_REASON,
+        # Not "or": a reason that a script left empty must not mean any.
+        "dead": ANY_REASON if dead is None else dead,
         "source": source,
         "stream": stream,
         "key": key,
@@ -213,6 +215,14 @@ def read(settings: Settings, function: Callable[[Queryable], T]) -> T:
         reader.close()
 
 
+def look_for(settings: Settings, which: LetterFilter, limit: int) -> list[Letter]:
+    """Reads dead letters, and says if there are more than `limit`."""
+    letters = read(settings, lambda lake: find_letters(lake, which, limit=limit + 1))
+    if len(letters) > limit:
+        typer.echo(f"only the newest {limit:,}; --limit shows more", err=True)
+    return letters[:limit]
+
+
 async def asked(settings: Settings, document: Document) -> Document:
     """Asks the writer about dead letters."""
     async with connected(settings) as broker:
@@ -220,9 +230,12 @@ async def asked(settings: Settings, document: Document) -> Document:
 
 
 async def with_payloads(settings: Settings, letters: list[Letter], documents: list[Document]) -> None:
-    """Adds what was sent in the place of key events, as far as the feed has it."""
-    async with connected(settings) as broker:
-        await add_payloads(broker, letters, documents)
+    """Adds what was sent in the place of key events, as far as the feed has it; without NATS that is left out."""
+    try:
+        async with connected(settings) as broker:
+            await add_payloads(broker, letters, documents)
+    except (Unavailable, BrokerMisconfigured) as error:
+        typer.echo(f"what was sent is left out, since the feed can't be read: {plain(error)}", err=True)
 
 
 def show_counts(counts: list[Document]) -> None:
