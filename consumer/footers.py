@@ -43,15 +43,18 @@ async def count_footers(bucket: Bucket, objects: Sequence[tuple[str, int]], limi
         async with turns:
             return await _rows(bucket, key, size, limits)
 
-    first = await asyncio.gather(*(count(key, size) for key, size in objects[:ALWAYS_READ]))
-    more = [asyncio.create_task(count(key, size)) for key, size in objects[ALWAYS_READ:MOST_FOOTERS]]
+    tasks: list[asyncio.Task[int | None]] = []
     try:
-        done, _ = (
-            await asyncio.wait(more, timeout=MOST_S) if more else (set[asyncio.Task[int | None]](), None)
-        )
+        tasks += [asyncio.create_task(count(key, size)) for key, size in objects[:ALWAYS_READ]]
+        counted = list(await asyncio.gather(*tasks))
+        more = [asyncio.create_task(count(key, size)) for key, size in objects[ALWAYS_READ:MOST_FOOTERS]]
+        tasks += more
+        if more:
+            done, _ = await asyncio.wait(more, timeout=MOST_S)
+            counted += [task.result() for task in done]
     finally:
-        await end(more)
-    known = [rows for rows in (*first, *(task.result() for task in done)) if rows is not None]
+        await end(tasks)
+    known = [rows for rows in counted if rows is not None]
     return FooterCount(rows=sum(known), not_counted=len(objects) - len(known))
 
 

@@ -1,9 +1,10 @@
 """Replays: what a request chose is counted, put into the replays' own lane of the queue, and followed to its end."""
 
 import asyncio
+import json
 import secrets
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -96,7 +97,7 @@ class Replays:
         self._limits = limits
         self._publish = publish
         self._in_queue = in_queue
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._jobs: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def request(self, payload: bytes) -> dict[str, object]:
@@ -109,13 +110,14 @@ class Replays:
         started = time.monotonic()
         request = read_replay_request(payload)
         chosen = await self._chooser.choose(request.selection)
-        events = self._events(chosen, request.asked)
+        # In a thread: a hundred thousand events take seconds.
+        events = await asyncio.to_thread(self._events, chosen, request.asked)
         counted = await self._count(chosen)
         job = Job(id=secrets.token_hex(8), keys=len(events), waiting=set())
         if request.dry_run:
             job.state = "dry_run"
         else:
-            self._hold(len(events))
+            await self._hold(len(events))
             log.info("replay", id=job.id, keys=job.keys, by=request.asked.by, reason=request.asked.reason)
             task = self._start(job, events)
             await asyncio.wait({task}, timeout=max(0.5, started + ANSWER_WITHIN_S - time.monotonic()))
@@ -133,7 +135,7 @@ class Replays:
         if job is None:
             hint = "another process may have become the writer since: keys that were queued are loaded all the same"
             raise BadRequest(f"no replay with the id {wanted} is known here", hint=hint, code=404)
-        await self._find_lost(job)
+        await self._find_lost([job])
         return {"schema": SCHEMA, **job.document()}
 
     def settled(self, identity: Identity, outcome: str) -> None:
@@ -141,34 +143,45 @@ class Replays:
         for job in self._jobs.values():
             job.settled(identity, outcome)
 
-    async def _find_lost(self, job: Job) -> None:
+    async def _find_lost(self, jobs: Iterable[Job]) -> None:
         """Ends keys that wait and are in the queue no more: it may have been made anew since."""
-        if job.state != "queued" or time.monotonic() < job.look_at:
+        now = time.monotonic()
+        doubted = [job for job in jobs if job.waiting and job.state != "queueing" and now >= job.look_at]
+        if not doubted:
             return
-        job.look_at = time.monotonic() + LOOK_EVERY_S
-        waiting = set(job.waiting)
+        waiting: set[Identity] = set()
+        for job in doubted:
+            job.look_at = now + LOOK_EVERY_S
+            waiting |= job.waiting
         there = await self._in_queue()
         if len(there) >= LISTED_MOST or waiting <= there:
             return
         await asyncio.sleep(GRACE_S)  # what has just left the queue is told of any moment
-        for identity in (waiting - there) & job.waiting:
-            job.settled(identity, "lost")
+        for job in doubted:
+            for identity in (waiting - there) & job.waiting:
+                job.settled(identity, "lost")
 
     async def close(self) -> None:
         """Stops queueing; what is queued stays in the queue."""
         await end(self._tasks)
 
-    def _hold(self, more: int) -> None:
+    async def _hold(self, more: int) -> None:
         most = WAITING_MOST * self._chooser.most_keys
-        waiting = sum(len(job.waiting) for job in self._jobs.values())
+        if self._waiting() + more > most:
+            # Those of a queue that was lost would wait for ever, if nobody asks how far they are.
+            await self._find_lost([*self._jobs.values()])
+        waiting = self._waiting()
         if waiting + more > most:
             hint = "ask again when most of them have been loaded"
             message = f"{waiting:,} replayed keys wait and {more:,} would come, expected at most {most:,}"
             raise BadRequest(message, hint=hint, code=429)
 
-    def _events(self, chosen: Chosen, asked: Replay) -> list[tuple[KeyEvent, Stream]]:
+    def _waiting(self) -> int:
+        return sum(len(job.waiting) for job in self._jobs.values())
+
+    def _events(self, chosen: Chosen, asked: Replay) -> dict[Identity, tuple[KeyEvent, Stream]]:
         """The events of what was found. They name no version: whatever is there is loaded, and one waits at most."""
-        events: list[tuple[KeyEvent, Stream]] = []
+        events: dict[Identity, tuple[KeyEvent, Stream]] = {}
         unfit: set[str] = set()
         for found in sorted(chosen.found, key=lambda each: each.key):
             try:
@@ -183,7 +196,7 @@ class Replays:
             except BadKeyEvent:
                 unfit.add(found.key)
             else:
-                events.append((event, found.stream))
+                events[event.identity()] = event, found.stream
         chosen.found = [found for found in chosen.found if found.key not in unfit]
         chosen.unrouted += sorted(unfit)
         return events
@@ -220,13 +233,14 @@ class Replays:
         etags = {each.key: each.etag for each in chosen.found}
         return staged, missing, known_rows(lake, self._chooser.bucket.name, etags)
 
-    def _start(self, job: Job, events: list[tuple[KeyEvent, Stream]]) -> asyncio.Task[None]:
+    def _start(self, job: Job, events: dict[Identity, tuple[KeyEvent, Stream]]) -> asyncio.Task[None]:
         # Before the first is published: it may have its verdict at once.
-        job.waiting = {event.identity() for event, _ in events}
+        job.waiting = set(events)
+        while len(self._jobs) >= JOBS_KEPT:
+            # One that has ended, if there is one, the oldest first: what waits is counted against the limit.
+            del self._jobs[min(self._jobs.values(), key=lambda each: len(each.waiting)).id]
         self._jobs[job.id] = job
-        while len(self._jobs) > JOBS_KEPT:
-            self._jobs.popitem(last=False)
-        task = asyncio.create_task(self._queue(job, events), name=f"replay {job.id}")
+        task = asyncio.create_task(self._queue(job, [*events.values()]), name=f"replay {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -275,7 +289,7 @@ def named(keys: Sequence[str]) -> dict[str, object]:
     names: list[str] = []
     size = 0
     for key in sorted(keys):
-        size += len(key.encode())
+        size += len(json.dumps(key))
         if len(names) == NAMES_MOST or size > NAMES_BYTES_MOST:
             break
         names.append(key)

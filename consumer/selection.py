@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TypeVar, assert_never
 
-from consumer.errors import BadRequest, NotFound
+from consumer.errors import BadRequest, NotFound, UnexpectedAnswer
 from consumer.objects import Bucket
 from consumer.replay_request import Below, Days, DeadLetters, OneKey, Selection
+from consumer.tasks import run_together
 from feeders.census import loaded_keys
 from feeders.letters import count_without_object, dead_keys
 from feeders.reader import LakeReader
@@ -93,24 +94,27 @@ class Chooser:
     async def _look_at(self, keys: Iterable[str]) -> Chosen:
         """Asks for each of these objects."""
         chosen = Chosen()
-        turns = asyncio.Semaphore(HEADS_AT_ONCE)
+        left = iter(keys)
 
-        async def look(key: str) -> None:
-            route = self.streams.route(key)
-            if route is None:
-                chosen.unrouted.append(key)
-                return
-            try:
-                async with turns:
+        async def look() -> None:
+            for key in left:
+                route = self.streams.route(key)
+                if route is None:
+                    chosen.unrouted.append(key)
+                    continue
+                try:
                     facts = await self.bucket.head(key)
-            except NotFound:
-                chosen.missing.append(key)
-                return
-            chosen.found.append(
-                Found(key=key, stream=route.stream, etag=facts.etag, size_bytes=facts.size_bytes)
-            )
+                    etag, size_bytes = facts.etag, facts.size_bytes
+                except NotFound:
+                    chosen.missing.append(key)
+                    continue
+                except UnexpectedAnswer:
+                    # Nothing is known of this one: its own walk tells why, and the others don't fail with it.
+                    etag, size_bytes = "", 0
+                chosen.found.append(Found(key=key, stream=route.stream, etag=etag, size_bytes=size_bytes))
 
-        await asyncio.gather(*(look(key) for key in keys))
+        # Not a task for each key, and none goes on asking when one has failed.
+        await run_together(look() for _ in range(HEADS_AT_ONCE))
         return chosen
 
     async def _days(self, days: Days) -> Chosen:
@@ -146,14 +150,14 @@ class Chooser:
         bucket, most = self.bucket.name, self.most_keys * LOOKED_AT_MOST
 
         def loaded() -> list[str]:
-            return self.reader.read(
+            keys = self.reader.read(
                 lambda lake: loaded_keys(lake, bucket, prefixes=prefixes, stream=stream, limit=most + 1)
             )
+            if len(keys) > most:
+                raise self._too_many(f"more than {most:,} loaded keys to look at")
+            return [key for key in keys if key not in seen and fits(key)]
 
-        keys = await asyncio.to_thread(loaded)
-        if len(keys) > most:
-            raise self._too_many(f"more than {most:,} loaded keys to look at")
-        chosen.missing = self._hold([key for key in keys if fits(key) and key not in seen])
+        chosen.missing = self._hold(await asyncio.to_thread(loaded))
         return chosen
 
     async def _listed(self, prefixes: list[str]) -> AsyncIterator[tuple[str, str, int]]:
