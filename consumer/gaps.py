@@ -44,8 +44,8 @@ class QueueWatch:
         self.was_made = False
 
     async def repair(self) -> None:
-        """Sets up what is missing; `was_made` says whether that was the queue. Raises Unavailable."""
-        self.was_made = await self._prepare()
+        """Sets up what is missing; `was_made` says whether that ever was the queue. Raises Unavailable."""
+        self.was_made = await self._prepare() or self.was_made
         await self._compare()
 
     async def look(self) -> None:

@@ -162,8 +162,9 @@ async def opened(settings: Settings, streams: StreamTable, report: Report) -> As
     async with AsyncExitStack() as held:
         broker = await Broker.connect(broker_config(settings, instance))
         held.push_async_callback(broker.close)
-        await broker.ensure()
-        await broker.subscribe([stream.id for stream in streams])
+        if not report.dry_run:
+            await broker.ensure()
+            await broker.subscribe([stream.id for stream in streams])
         bucket = await held.enter_async_context(loader_bucket(settings, settings.landing_bucket))
         reader = LakeReader(lambda: Lake(config))
         held.push_async_callback(asyncio.to_thread, reader.close)

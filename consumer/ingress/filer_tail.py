@@ -30,6 +30,8 @@ T = TypeVar("T")
 FOUND_BY = "filer_tail"
 # How the filer begins the reason when its log's files are damaged or gone; it names none of it otherwise.
 _UNREADABLE = "persisted log"
+# How our own reason begins when a filer stopped talking; it may have been killed since.
+_SILENT = "not a word for"
 _METHOD = "/filer_pb.SeaweedFiler/SubscribeMetadata"
 _RESPONSE_BYTES_MAX = 64 * 1024 * 1024
 _NS = 1_000_000_000
@@ -108,7 +110,7 @@ class TailObserver(Protocol):
         """There is no saved position: what happened until now is not read from the log."""
 
     def returned(self) -> None:
-        """The filer answers again after attempts that failed: what it had not yet told us it may have forgotten."""
+        """The filer answers again after failed attempts, or silence: what it did not tell us it may have forgotten."""
 
     def log_lost(self, reason: str) -> None:
         """The filer can't read its log from our position on: what happened until now is skipped."""
@@ -188,11 +190,13 @@ class FilerTail:
     async def _reconnect_for_ever(self) -> NoReturn:
         attempt = 0
         unreadable_since: float | None = None
+        is_return = False
         while True:
             before = self._seen_ns
-            reason = await self._follow(is_return=attempt > 0 and before > 0)
+            reason = await self._follow(is_return=is_return)
             self._observe.disconnected(reason)
             attempt = 0 if self._seen_ns > before else attempt + 1
+            is_return = self._seen_ns > 0 and (attempt > 0 or reason.startswith(_SILENT))
             now = asyncio.get_running_loop().time()
             if attempt == 0 or _UNREADABLE not in reason:
                 unreadable_since = None
@@ -242,7 +246,7 @@ class FilerTail:
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
         except TimeoutError:
-            return f"not a word for {self._config.silence_s:g} s"
+            return f"{_SILENT} {self._config.silence_s:g} s"
         return "the filer ended the stream"
 
     async def _read(self, responses: AsyncIterable[SubscribeMetadataResponse], *, is_return: bool) -> None:

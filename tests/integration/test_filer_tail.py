@@ -408,6 +408,36 @@ async def test_a_log_that_does_not_reach_back_is_given_up(config: FilerTailConfi
     assert recorder.position < time.time_ns()
 
 
+async def test_a_filer_that_was_silent_may_have_been_killed(config: FilerTailConfig) -> None:
+    """It may be back before its silence is noticed, so that no attempt fails; its clients were not cut off with us."""
+    recorder = Recorder(position=time.time_ns())
+    server = grpc.aio.server()
+
+    async def subscribe(
+        request: SubscribeMetadataRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncGenerator[SubscribeMetadataResponse]:
+        yield SubscribeMetadataResponse(ts_ns=time.time_ns())
+        await asyncio.Event().wait()
+
+    handler = grpc.unary_stream_rpc_method_handler(
+        subscribe,
+        request_deserializer=SubscribeMetadataRequest.FromString,
+        response_serializer=SubscribeMetadataResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("filer_pb.SeaweedFiler", {"SubscribeMetadata": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        there = replace(config, address=f"127.0.0.1:{port}", silence_s=0.3, backoff_max_s=0.05)
+        async with _following(there, recorder):
+            await recorder.hears(lambda: recorder.gaps, "a gap")
+    finally:
+        await server.stop(None)
+    assert set(recorder.gaps) == {"returned"}
+
+
 async def test_a_quiet_log_is_known_to_be_caught_up(config: FilerTailConfig) -> None:
     recorder = Recorder()
     before = datetime.now(UTC)
