@@ -18,7 +18,7 @@ from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import Definitions
 from consumer.drifting import DriftReport, Growing
 from consumer.election import Election
-from consumer.errors import Misconfigured, NeedsMending, Unavailable
+from consumer.errors import Misconfigured, NeedsMending, Unavailable, UnexpectedAnswer
 from consumer.events import KeyEvent
 from consumer.gaps import Gaps
 from consumer.ingress.sweep import Swept, sweep_until_done
@@ -350,8 +350,9 @@ class Term:
                     waiting, claimed = await broker.pending(of)
                     labels = (of.source, of.stream) if isinstance(of, StreamId) else (name_of(of), "_")
                     self.metrics.pending.labels(*labels).set(waiting + claimed)
-                await bucket.exists()
-            except Unavailable as error:
+                if not await bucket.exists():
+                    raise Unavailable("s3", f"there is no bucket {bucket.name} any more")
+            except (Unavailable, UnexpectedAnswer) as error:
                 self.state.note(str(error))
             else:
                 self.state.note(None)

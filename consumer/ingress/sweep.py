@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from consumer.errors import BadKeyEvent, Unavailable
+from consumer.errors import BadKeyEvent, NotFound, Unavailable, UnexpectedAnswer
 from consumer.events import KeyEvent
 from consumer.ingress.gone import Gone, GonePolicy, find_gone, removals
 from consumer.ingress.room import Room
@@ -175,11 +175,11 @@ class Sweep:
 
 
 async def sweep_until_done(sweep: Sweep, *, wait_s: float, report: Callable[[Exception], None]) -> Swept:
-    """Runs a sweep until one gets through: an unavailable server is waited for."""
+    """Runs a sweep until one gets through: a server that does not answer, or not as it should, is waited for."""
     while True:
         try:
             return await sweep.run()
-        except (Unavailable, LakeError) as error:
+        except (Unavailable, NotFound, UnexpectedAnswer, LakeError) as error:
             report(error)
             await asyncio.sleep(wait_s)
 
