@@ -35,7 +35,7 @@ demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was
 test: $(STAMP) ## Run the tests on real servers (at most 10 minutes)
 	$(BIN)/pytest tests --ignore=tests/benchmarks -n 2 --dist loadfile
 
-faults: $(STAMP) ## Run the crash matrix and print its table (RUNS=5 rounds of deaths, about 15 minutes)
+faults: $(STAMP) ## Run the crash matrix and print its table (RUNS=5 rounds of deaths; over half an hour on slow cores)
 	@book=$(BOOK); $(BIN)/pytest tests/faults tests/integration -m faults --faults=$(RUNS) --faults-record=$$book \
 		-n 2 --dist worksteal -p no:cacheprovider; status=$$?; $(BIN)/python -m tests.faults.report $$book; exit $$status
 
