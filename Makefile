@@ -9,6 +9,9 @@ SEED   ?= 1
 RUNS   ?= 5
 BOOK    = build/faults/$(shell date -u +%Y-%m-%dT%H-%M-%S).jsonl
 
+# Compiled once, and not in each of the processes that are started.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test faults lint format docs bench requirements clean
 

@@ -4,6 +4,7 @@ Work is taken in the order in which it was submitted, as much as is ready and fi
 waits for more. A batch whose statements fail is halved until the bad item is alone, so the good ones commit.
 """
 
+import math
 import queue
 import threading
 import time
@@ -115,7 +116,7 @@ class Writer:
         self._clock = LedgerClock()
         self._open_failures: set[tuple[str, str]] = set()
         self._has_open_failures = False
-        self._last_commit = 0.0
+        self._last_commit = -math.inf  # not 0: the clock may count from the machine's start, an hour ago
         self._retry_at = 0.0
         self._lost_runs = 0
         self._commits = 0
