@@ -13,7 +13,7 @@ BOOK    = build/faults/$(shell date -u +%Y-%m-%dT%H-%M-%S).jsonl
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test faults lint format docs bench requirements clean
+.PHONY: help venv demo test test-image faults lint format docs bench requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,7 +36,10 @@ demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was
 	@$(BIN)/lotus-lake demo --files $(FILES) --seed $(SEED)
 
 test: $(STAMP) ## Run the tests on real servers (at most 10 minutes)
-	$(BIN)/pytest tests --ignore=tests/benchmarks -n 2 --dist loadfile
+	$(BIN)/pytest tests --ignore=tests/benchmarks --ignore=tests/image -n 2 --dist loadfile
+
+test-image: $(STAMP) ## Carry out the Dockerfile's steps in an empty folder, and run the service that they make
+	$(BIN)/pytest tests/image
 
 faults: $(STAMP) ## Run the crash matrix and print its table (RUNS=5 rounds of deaths; over half an hour on slow cores)
 	@book=$(BOOK); $(BIN)/pytest tests/faults tests/integration -m faults --faults=$(RUNS) --faults-record=$$book \

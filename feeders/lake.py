@@ -4,6 +4,7 @@ Errors of DuckDB are classified here, once, as feeders.errors names them.
 """
 
 import re
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -153,12 +154,18 @@ def load_extensions(connection: duckdb.DuckDBPyConnection) -> None:
         connection.load_extension(str(file))
 
 
-def memory_connection(config: LakeConfig | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB of its own in memory: UTC, nothing downloaded, no extension loaded yet."""
+def memory_connection(
+    config: LakeConfig | None = None, *, check_signatures: bool = True
+) -> duckdb.DuckDBPyConnection:
+    """A DuckDB of its own in memory: UTC, nothing downloaded, no extension loaded yet.
+
+    With `check_signatures` it refuses extensions that DuckDB's makers did not sign.
+    """
     options: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "allow_community_extensions": False,
+        "allow_unsigned_extensions": not check_signatures,
     }
     if config is not None:
         options["memory_limit"] = f"{config.memory_limit_bytes}B"
@@ -222,6 +229,10 @@ class Transaction:
         return int(rows[0][0]) if rows else 0
 
 
+_SIGNATURES_CHECKED = threading.Event()
+"""Set once DuckDB has loaded the extensions in this process and found them signed."""
+
+
 class Engine:
     """A DuckDB instance with its extensions and no lake yet: most of the time that opening a lake takes.
 
@@ -246,9 +257,12 @@ class Engine:
             connection.close()
 
     def _start(self) -> duckdb.DuckDBPyConnection:
-        connection = memory_connection(self._config)
+        # Each instance would read all 100 MB of them for their signatures again, 0.5 s of a CPU. Once is enough:
+        # whoever can change the files while this process runs can change this program too.
+        connection = memory_connection(self._config, check_signatures=not _SIGNATURES_CHECKED.is_set())
         try:
             load_extensions(connection)
+            _SIGNATURES_CHECKED.set()
         except duckdb.Error as error:
             connection.close()
             raise classify(error) from error

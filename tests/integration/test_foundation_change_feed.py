@@ -11,6 +11,7 @@ import pytest
 from consumer.embedded.identity import Tenant
 from feeders.errors import StatementFailed
 from feeders.lake import Lake, Row
+from tests.helpers import examples
 from tests.probes import lake_of
 
 EXPIRED = "No snapshot found at version"
@@ -89,7 +90,7 @@ def test_no_key_is_missed_over_merges_rewrites_overwrites_and_a_new_column(lake:
         if number == 15:
             _do(lake, "ALTER TABLE main.t ADD COLUMN w BIGINT")
     end = _now(lake)
-    for _ in range(60):
+    for _ in range(examples(20)):
         first = dice.randrange(start + 1, end + 1)
         last = dice.randrange(first, end + 1)
         expected = {key for snapshot, keys in changed.items() if first <= snapshot <= last for key in keys}

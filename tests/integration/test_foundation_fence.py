@@ -23,7 +23,7 @@ STREAMS = tuple(
     replace(
         STREAM, id=StreamId(source="probe", stream=f"items{number}"), landing=(f"raw/probe/items{number}",)
     )
-    for number in range(10)
+    for number in range(5)
 )
 KEYS_OF_EACH = 2
 

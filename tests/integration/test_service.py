@@ -16,6 +16,7 @@ from tests.helpers import wait_until
 from tests.lakes import definitions, lake_config, one
 from tests.landed import Bucketful, assert_exact, dead_letters, wait_until_loaded
 from tests.processes import ConsumerProcess, consumer_process
+from tests.service import running_service
 
 ARMED = str(Path(__file__).parent.parent / "faults" / "armed.py")
 DAY = "raw/shopify/orders/year=2026/month=07/day=04"
@@ -104,7 +105,7 @@ def test_a_stopped_writer_is_overtaken_and_commits_nothing_when_it_wakes(
             assert successor.terminate() == 0, successor.tail()
 
 
-def test_bad_objects_are_dead_letters_and_the_others_load(bucketful: Bucketful, tmp_path: Path) -> None:
+def test_bad_objects_are_dead_letters_and_the_others_load(bucketful: Bucketful) -> None:
     tenant = bucketful.tenant
     whole = next(bucketful.landing)
     bucketful.landing = Landing(seed=2, files=None, rows=(3, 12))
@@ -114,7 +115,7 @@ def test_bad_objects_are_dead_letters_and_the_others_load(bucketful: Bucketful, 
         f"{DAY}/cut.parquet": (whole.body[:-20], "truncated"),
         f"{DAY}/empty.parquet": (b"", "empty_file"),
     }
-    with consumer_process(tenant, tmp_path / "consumer.log") as consumer:
+    with running_service(tenant) as service:
         bucketful.land(2)
         for key, (body, reason) in bad.items():
             bucketful.put(key, body, broken=True)
@@ -122,17 +123,12 @@ def test_bad_objects_are_dead_letters_and_the_others_load(bucketful: Bucketful, 
         bucketful.land(2)
         wait_until_loaded(bucketful)
         assert_exact(bucketful)
-        lake = Lake(lake_config(tenant, instance="r-bad"))
-        try:
-            found = lake.query(
-                "SELECT key, reason, attempts, etag IS NULL FROM meta.feeder_failures ORDER BY key"
-            )
-        finally:
-            lake.close()
+        found = service.rows(
+            "SELECT key, reason, attempts, etag IS NULL FROM meta.feeder_failures ORDER BY key"
+        )
         assert found == [(key, reason, 1, False) for key, (_, reason) in sorted(bad.items())]
         announced = {letter["key"]: letter["reason"] for letter in dead_letters(tenant)}
         assert announced == {key: reason for key, (_, reason) in bad.items()}
-        assert consumer.terminate() == 0, consumer.tail()
 
 
 def test_the_tables_are_the_same_in_another_time_zone(stack: Stack, tenant: Tenant, tmp_path: Path) -> None:
@@ -142,9 +138,9 @@ def test_the_tables_are_the_same_in_another_time_zone(stack: Stack, tenant: Tena
         bucketful.land(14)
         with consumer_process(place, tmp_path / f"{place.name}.log", settings={"TZ": zone}) as consumer:
             wait_until_loaded(bucketful)
-            assert_exact(bucketful)
             assert consumer.terminate() == 0, consumer.tail()
         contents.append(all_tables(place))
+    assert_exact(bucketful)
     utc, auckland = contents
     assert utc.keys() == auckland.keys()
     for table, rows in utc.items():

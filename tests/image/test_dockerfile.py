@@ -1,6 +1,6 @@
 """The Dockerfile's steps, carried out in an empty folder by a normal user, and what they make at work.
 
-No container engine is at hand here. tests/dockerfile.py says what stands for what.
+No container engine is at hand here. tests/image/dockerfile.py says what stands for what.
 """
 
 import http.client
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from consumer.embedded.identity import Tenant
-from tests.dockerfile import Image, build, everything, own, parse
 from tests.helpers import wait_until
+from tests.image.dockerfile import Image, build, everything, own, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 LOAD_EXTENSIONS = """

@@ -253,7 +253,7 @@ class _Stage:
                 pass
             case _:
                 raise AssertionError(
-                    f"{step.keyword} is not known here: teach tests/dockerfile.py what it does"
+                    f"{step.keyword} is not known here: teach tests/image/dockerfile.py what it does"
                 )
 
     def _mapped(self, text: str) -> str:
