@@ -34,15 +34,24 @@ async def ask(broker: Broker, subject: str, document: Mapping[str, object]) -> R
     Raises:
         typer.Exit: there is none; that was said.
     """
-    payload = json.dumps({name: value for name, value in document.items() if value is not None}).encode()
     try:
-        return await broker.ask(subject, payload, timeout_s=ANSWER_S)
+        return await ask_again(broker, subject, document)
     except NoResponder:
         fail(
             f"no writer answers on {subject}",
             WRONG_ENVIRONMENT,
             hint="is a `lotus-lake run` up and the writer (its /readyz says so), and LOTUS_NAMESPACE the same?",
         )
+
+
+async def ask_again(broker: Broker, subject: str, document: Mapping[str, object]) -> Reply:
+    """Asks the writer what may also be answered by nobody.
+
+    Raises:
+        NoResponder: there is no writer right now.
+    """
+    payload = json.dumps({name: value for name, value in document.items() if value is not None}).encode()
+    return await broker.ask(subject, payload, timeout_s=ANSWER_S)
 
 
 def document_of(reply: Reply) -> dict[str, object]:

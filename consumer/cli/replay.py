@@ -9,8 +9,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from consumer.broker import Broker
-from consumer.cli.asking import ask, connected, document_of, plain, whoever
+from consumer.cli.asking import ask, ask_again, connected, document_of, plain, whoever
 from consumer.cli.common import ANSWER_IS_NO, errors_shown, stderr
+from consumer.errors import NoResponder
 from consumer.settings import Settings, load_settings
 from consumer.subjects import replay_status_subject, replay_subject
 
@@ -93,7 +94,13 @@ async def followed(broker: Broker, namespace: str, answer: Document) -> Document
     with Progress(*columns, console=stderr) as progress:
         bar = progress.add_task("replaying", total=whole(answer, "keys"))
         while True:
-            reply = await ask(broker, replay_status_subject(namespace), {"id": answer["id"]})
+            try:
+                reply = await ask_again(broker, replay_status_subject(namespace), {"id": answer["id"]})
+            except NoResponder:
+                return {
+                    "state": "unknown",
+                    "error": "the writer has ended; its successor loads what was queued",
+                }
             if reply.code == UNKNOWN_ID:
                 return {"state": "unknown", "error": "another process has become the writer since"}
             status = document_of(reply)

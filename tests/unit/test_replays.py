@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import pytest
 
 from consumer import replays
-from consumer.errors import BadRequest, NotFound, Unavailable, UnexpectedAnswer
+from consumer.broker import Broker, Reply
+from consumer.cli.replay import followed, is_good
+from consumer.errors import BadRequest, NoResponder, NotFound, Unavailable, UnexpectedAnswer
 from consumer.events import Identity, KeyEvent
 from consumer.objects import Bucket, Facts
 from consumer.replay_request import DeadLetters
@@ -151,3 +153,21 @@ def test_the_names_of_an_answer_fit_a_message_as_they_are_written() -> None:
     found = named([f"\x01{number:02}" * 341 for number in range(100)])
     assert found["truncated"]
     assert len(json.dumps(found)) < 70_000
+
+
+class NobodyAnswers(Broker):
+    """A connection to a NATS server where no writer is."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def ask(self, subject: str, payload: bytes, *, timeout_s: float) -> Reply:
+        raise NoResponder(subject)
+
+
+async def test_who_waits_while_the_writer_ends_is_told() -> None:
+    end = await followed(NobodyAnswers(), "lake", {"id": "0" * 16, "keys": 3})
+    assert end["state"] == "unknown"
+    assert "successor" in str(end["error"])
+    so_far: dict[str, object] = {"keys": 3, "outcomes": {}}
+    assert not is_good(so_far | end)

@@ -1,11 +1,13 @@
 """Requests from outside: whatever is sent is read, or refused with what is wrong. Nothing else ever happens."""
 
+import itertools
 import json
 from datetime import date
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from consumer import letter_request, replay_request
 from consumer.errors import BadRequest
@@ -149,6 +151,24 @@ def test_the_documentation_has_the_fields_that_are_read() -> None:
     ):
         assert set(schemas[schema]["request"]["properties"]) == {"schema", *names}
         assert schemas[schema]["request"]["additionalProperties"] is False
+
+
+def test_the_schema_accepts_what_is_read_and_nothing_else() -> None:
+    """Each set of fields that choose keys."""
+    request = Draft202012Validator(replay_schemas()[replay_request.SCHEMA]["request"])
+    values = {"key": "k", "prefix": "p", **JULY, "dead": "*"}
+    accepted = 0
+    for count in range(len(values) + 1):
+        for names in itertools.combinations(values, count):
+            document = {name: values[name] for name in names}
+            try:
+                read_replay_request(sent(document))
+                is_read = True
+            except BadRequest:
+                is_read = False
+            assert request.is_valid(document) == is_read, document
+            accepted += is_read
+    assert accepted == 3 + 2 * 3
 
 
 def test_what_is_asked_of_dead_letters() -> None:
