@@ -1,7 +1,7 @@
 """Settings: read once from the environment, checked against each other, secrets hidden. The only os.environ."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Self
@@ -337,12 +337,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         SettingsError: a setting is missing, unknown or wrong; says which and never prints a secret.
     """
     values = os.environ if environment is None else environment
-    unknown = sorted(name for name in values if name.startswith("LOTUS_") and name not in known_variables())
-    if unknown:
-        raise SettingsError(
-            f"unknown settings {', '.join(unknown)}",
-            hint="see the table of settings in the README for their names",
-        )
+    refuse_unknown(values)
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in values.items() if value}
     try:
@@ -352,7 +347,9 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
             f"{variable_of(str(e['loc'][0])) if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors()
         ]
         raise SettingsError(
-            "; ".join(lines), hint="set them in the environment; see the README's table"
+            "; ".join(lines),
+            hint="set them in the environment; see the README's table. Those of a `lotus-lake up --dir DIR`"
+            " are in DIR/consumer.env: set -a; . DIR/consumer.env; set +a",
         ) from None
 
 
@@ -377,6 +374,31 @@ def variable_of(place: str) -> str:
 def known_variables() -> frozenset[str]:
     """Every environment variable that is a setting."""
     return frozenset(variable for variables in variables_by_field().values() for variable in variables)
+
+
+def given_settings() -> dict[str, str]:
+    """The variables of this process's environment that begin with `LOTUS_`.
+
+    Raises:
+        SettingsError: one of them is no setting.
+    """
+    given = {name: value for name, value in os.environ.items() if name.startswith("LOTUS_")}
+    refuse_unknown(given)
+    return given
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Refuses variables that look like settings and are none.
+
+    Raises:
+        SettingsError: names them.
+    """
+    unknown = sorted(name for name in names if name.startswith("LOTUS_") and name not in known_variables())
+    if unknown:
+        raise SettingsError(
+            f"unknown settings {', '.join(unknown)}",
+            hint="see the table of settings in the README for their names",
+        )
 
 
 def inherited_environment() -> dict[str, str]:

@@ -61,11 +61,14 @@ def unrouted(event: KeyEvent, bucket_name: str) -> Walked:
     if event.event == "removed":
         return Walked(ending=Ending.ABSENT)
     if event.bucket != bucket_name:
-        reason = f"the landing bucket is {bucket_name}"
+        error, expected = "of another bucket", f"a key of the landing bucket, {bucket_name}"
     else:
-        reason = "no stream's landing place and layout match this key"
+        error = "no stream's landing place and layout match this key"
+        expected = "a stream's landing place (ddl/), then YYYY_MM_DD_….parquet or year=YYYY/month=MM/day=DD/….parquet"
     return Walked(
-        ending=Ending.UNROUTED, reason="unrouted", detail={"expected": reason, "bucket": event.bucket}
+        ending=Ending.UNROUTED,
+        reason="unrouted",
+        detail={"error": error, "expected": expected, "bucket": event.bucket},
     )
 
 

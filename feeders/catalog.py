@@ -71,7 +71,9 @@ _REFUSED = re.compile(
 
 def classify_login(error: psycopg.OperationalError) -> LakeUnavailable | LakeMisconfigured:
     """Tells a catalog that refuses us (a person has to mend it) from one that does not answer (wait)."""
-    text = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Is the server running")]  # libpq's own question
+    text = told[-1] if told else type(error).__name__
     if _REFUSED.search(text):
         hint = "check LOTUS_CATALOG_HOST, _PORT, _DATABASE, _USER and _PASSWORD"
         return LakeMisconfigured(f"PostgreSQL refuses the login: {text}", hint=hint)

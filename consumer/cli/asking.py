@@ -13,6 +13,7 @@ from consumer.election import new_instance_name
 from consumer.errors import NoResponder
 from consumer.settings import Settings
 
+BAD_REQUEST = 400
 ANSWER_S = 90.0
 """Longer than the service takes for any answer."""
 
@@ -64,6 +65,8 @@ def document_of(reply: Reply) -> dict[str, object]:
     if reply.error is not None:
         error = cast("dict[str, object]", document.get("error") or {})
         message, hint = str(error.get("message", reply.error)), error.get("hint")
+        if reply.code == BAD_REQUEST:
+            hint = "--help lists the options; they have the names of the fields"
         status = WRONG_USAGE if 400 <= reply.code < 500 else WRONG_ENVIRONMENT
         fail(message, status, hint=str(hint) if hint else None)
     return document

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from consumer.errors import LotusError, Misconfigured, SettingsError, Unavailable
 from feeders.ddl import DdlRefused
-from feeders.errors import LakeError, LakeMisconfigured
+from feeders.errors import LakeError, LakeMisconfigured, LakeUnavailable
 from feeders.project import ProjectError
 
 DONE, ANSWER_IS_NO, WRONG_USAGE, WRONG_ENVIRONMENT = 0, 1, 2, 3
@@ -36,7 +36,7 @@ def errors_shown() -> Generator[None]:
         fail(str(error), WRONG_ENVIRONMENT, hint=error.hint)
     except (DdlRefused, ProjectError) as error:
         fail(str(error), WRONG_ENVIRONMENT)
-    except Unavailable as error:
+    except (Unavailable, LakeUnavailable) as error:
         fail(
             str(error),
             WRONG_ENVIRONMENT,

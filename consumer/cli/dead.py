@@ -73,6 +73,8 @@ def ls(
         letters = look_for(settings, which, limit)
     if as_json:
         typer.echo(json.dumps([letter_json(letter) for letter in letters]))
+    elif not letters:
+        say_none(everything=everything)
     for letter in () if as_json else letters:
         at = letter.failed_at.isoformat(timespec="seconds")
         state = f" [{plain(letter.resolution)}]" if letter.resolved_at else ""
@@ -104,6 +106,8 @@ def show(
             asyncio.run(with_payloads(settings, letters, documents))
     if as_json:
         typer.echo(json.dumps(documents))
+    elif not letters:
+        say_none(everything=everything)
     for document in () if as_json else documents:
         show_one(document)
     raise typer.Exit(0 if letters else ANSWER_IS_NO)
@@ -221,6 +225,11 @@ def look_for(settings: Settings, which: LetterFilter, limit: int) -> list[Letter
     if len(letters) > limit:
         typer.echo(f"only the newest {limit:,}; --limit shows more", err=True)
     return letters[:limit]
+
+
+def say_none(*, everything: bool) -> None:
+    """Says that nothing was found."""
+    typer.echo("no dead letter" if everything else "no open dead letter (--all: resolved ones too)", err=True)
 
 
 async def asked(settings: Settings, document: Document) -> Document:

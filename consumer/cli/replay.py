@@ -23,7 +23,7 @@ Document = dict[str, object]
 
 ByOption = Annotated[str | None, typer.Option(help="Who wants it; your login name if not given.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count, and change nothing.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output, on one line.")]
 WaitOption = Annotated[
     bool, typer.Option("--wait/--no-wait", help="Wait until all keys have their verdicts.")
 ]
@@ -136,6 +136,10 @@ def show_chosen(answer: Document) -> None:
     if count := whole(unrouted, "keys"):
         typer.echo(f"{count:,} keys belong to no stream")
         show_names(unrouted, count)
+        typer.echo(
+            "hint:  a key is of the landing bucket and names one object; --prefix asks for all that begin like it",
+            err=True,
+        )
     if count := whole(answer, "without_object"):
         typer.echo(f"{count:,} dead letters are about no object of the landing bucket")
 

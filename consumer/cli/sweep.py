@@ -103,7 +103,8 @@ class Report:
         if self.as_json:
             (self.created if event.event == "created" else self.removed).append(event.key)
         else:
-            typer.echo(f"  {event.event:<8} {shown(event.key)}")
+            what = "new" if event.event == "created" else "gone"
+            typer.echo(f"  {what:<8} {shown(event.key)}")
 
     def end(self, swept: Swept) -> None:
         """Sums up."""
@@ -124,7 +125,7 @@ class Report:
             }
             typer.echo(json.dumps(document))
             return
-        did = "would be published" if self.dry_run else "published"
+        did = "would be published" if self.dry_run else "published, for the service to load or remove"
         typer.echo(f"{swept.listed} objects listed, {swept.published} new and {swept.removed} gone {did}")
         if stalled:
             typer.echo(

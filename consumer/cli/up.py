@@ -16,7 +16,7 @@ from consumer.embedded.errors import StackError
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
 from consumer.logs import configure_logs
-from consumer.settings import load_settings
+from consumer.settings import given_settings, load_settings
 from feeders.lake import split_endpoint
 
 TENANT = "lake"
@@ -31,9 +31,14 @@ def up(
         Path, typer.Option("--dir", help="Folder for data, ports, secrets and logs.")
     ] = Path(".lotus"),
 ) -> None:
-    """Start SeaweedFS, NATS, PostgreSQL and the consumer on 127.0.0.1; Ctrl-C stops them, data stays."""
+    """Start SeaweedFS, NATS, PostgreSQL and the consumer on 127.0.0.1; Ctrl-C stops them, data stays.
+
+    Settings from the environment hold, but for those that say where the servers are and with which secrets.
+    """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        with errors_shown():
+            given = given_settings()
         with errors_shown(), stderr.status(f"starting SeaweedFS, NATS and PostgreSQL in {directory}"):
             stack = Stack(directory)
             stack.start()
@@ -50,7 +55,7 @@ def up(
             write_environment(tenant.env(), directory / CONSUMER_ENV)
             write_environment(lander_environment(tenant), directory / LANDER_ENV)
             typer.echo(describe(tenant, directory))
-            asyncio.run(run_consumer(tenant))
+            asyncio.run(run_consumer(tenant, given))
     except KeyboardInterrupt:
         pass
     finally:
@@ -59,9 +64,12 @@ def up(
     typer.echo(f"stopped; the data are in {directory}")
 
 
-async def run_consumer(tenant: Tenant) -> None:
-    """Runs the consumer of a tenant until SIGTERM or Ctrl-C."""
-    settings = load_settings(tenant.env())
+async def run_consumer(tenant: Tenant, given: Mapping[str, str]) -> None:
+    """Runs the consumer of a tenant until SIGTERM or Ctrl-C, with the settings that a person gave.
+
+    Where the servers are, and with which secrets, is the stack's word.
+    """
+    settings = load_settings({**given, **tenant.env()})
     service = Service(settings)
     configure_logs(settings.log_level, instance=service.instance)
     await service.run()

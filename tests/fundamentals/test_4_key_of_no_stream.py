@@ -24,5 +24,5 @@ def test_a_key_of_no_stream_is_a_dead_letter(service: RunningService) -> None:
     assert [failure[:4] for failure in failures] == [
         (key, None, None, "unrouted") for key in sorted(strangers)
     ]
-    assert "no stream" in json.loads(str(failures[0][4]))["expected"]
+    assert "no stream" in json.loads(str(failures[0][4]))["error"]
     assert service.rows("SELECT id FROM staging.stg_shopify__orders WHERE id BETWEEN 400 AND 499") == [(402,)]

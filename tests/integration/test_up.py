@@ -28,11 +28,11 @@ LAND_TIMEOUT_S = 90
 FILES = 12
 
 
-def lotus_lake(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def lotus_lake(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     """Runs a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "consumer.cli", *arguments],
-        env=inherited_environment(),
+        env=inherited_environment() | settings,
         capture_output=True,
         text=True,
         timeout=LAND_TIMEOUT_S,
@@ -43,12 +43,12 @@ def lotus_lake(*arguments: str) -> "subprocess.CompletedProcess[str]":
 class Up:
     """A running `lotus-lake up`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self._output: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "consumer.cli", "up", "--dir", str(folder)],
-            env=inherited_environment(),
+            env=inherited_environment() | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -177,6 +177,13 @@ def test_a_second_up_on_the_folder_is_refused_and_the_first_goes_on(up: Up, land
     assert up.sales() == landed
 
 
+def test_a_setting_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    done = lotus_lake("up", "--dir", str(tmp_path / "lake"), LOTUS_TYPO="1")
+    assert done.returncode == 2
+    assert "unknown settings LOTUS_TYPO" in done.stderr
+    assert not (tmp_path / "lake").exists()
+
+
 def test_what_land_is_told_wins_over_the_folder(up: Up) -> None:
     key = ("--access-key-id", "someone", "--secret-access-key", "else")
     refused = land("--dir", str(up.folder), *key)
@@ -229,9 +236,12 @@ def test_it_stops_cleanly_keeps_the_data_and_takes_over_after_a_kill(up: Up, lan
     assert killed.end(signal.SIGKILL) == -signal.SIGKILL
 
     # The one after that ends what was left and goes on with the data. SIGTERM is as good as Ctrl-C.
-    following = Up(up.folder)
+    # Settings hold, but for those that say where the servers are.
+    following = Up(up.folder, LOTUS_LOG_LEVEL="error", LOTUS_NATS_URL="nats://127.0.0.1:9")
     try:
         following.until_writer()
+        assert '"started"' in up.output
+        assert '"started"' not in following.output
         assert all(is_gone(process) for process in processes)
         assert following.sales() == landed
         processes = following.all_processes()

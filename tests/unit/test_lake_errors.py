@@ -282,3 +282,11 @@ def test_what_fits_neither_memory_nor_its_room_on_disk_is_the_statement_s_fault(
         assert used <= 64 * 1024**2
     finally:
         connection.close()
+
+
+def test_a_catalog_where_nobody_listens_is_named_with_its_address() -> None:
+    port = free_port()
+    catalog = Catalog(host="127.0.0.1", port=port, database="d", user="u", password="hidden-password")
+    with pytest.raises(LakeUnavailable, match=rf"127\.0\.0\.1.*{port}.*refused") as caught:
+        catalog.connect(application="t-test")
+    assert "\n" not in str(caught.value)
