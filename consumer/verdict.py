@@ -67,11 +67,20 @@ Verdict = Done | Later | Dead
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How patient we are. Attempts count only what may be the key's own fault."""
+    """How patient we are. Attempts count only what may be the key's own fault.
+
+    Attributes:
+        unexpected_attempts: so many, and then the key is dead.
+        first_delay_s: the first wait; the next ones double.
+        max_delay_s: the longest wait.
+        not_yet_delay_s: the longest wait for an object that may not be visible yet. That is over at a certain age
+            of the event, and a wait that has grown as long as that would go on far beyond it.
+    """
 
     unexpected_attempts: int = 3
     first_delay_s: float = 1.0
     max_delay_s: float = 60.0
+    not_yet_delay_s: float = 8.0
 
 
 def decide_verdict(
@@ -99,7 +108,10 @@ def decide_verdict(
             | Ending.STALE
         ):
             return Done()
-        case Ending.NOT_YET | Ending.UNAVAILABLE:
+        case Ending.NOT_YET:
+            delay_s = backoff(attempts, policy=policy, jitter=jitter)
+            return Later(delay_s=min(policy.not_yet_delay_s, delay_s))
+        case Ending.UNAVAILABLE:
             return Later(delay_s=backoff(attempts, policy=policy, jitter=jitter))
         case Ending.HELD_BACK:
             return Later(delay_s=backoff(1, policy=policy, jitter=jitter))

@@ -14,7 +14,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as seeded
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from consumer.embedded.stack import Stack
 from tests.faults.record import Book, Fault, Record
@@ -32,8 +32,33 @@ MOST_LOSSES = 2
 """Between two looks. A key that is in work at three deaths in a row may be taken for their cause."""
 
 
+BucketMove = Literal["put", "put earlier", "put broken", "delete"]
+QueueMove = Literal["redeliver", "replay", "sweep", "empty the queue", "forget the position"]
+ConsumerMove = Literal["start", "kill", "tell to stop", "stop", "cut", "thaw"]
+Move = BucketMove | QueueMove | ConsumerMove | Literal["look"]
+LOSSES: tuple[Move, ...] = ("kill", "tell to stop", "stop", "cut")
+CHANCES: dict[Move, int] = {
+    "put": 8,
+    "put earlier": 4,
+    "put broken": 3,
+    "delete": 6,
+    "redeliver": 6,
+    "replay": 3,
+    "sweep": 1,
+    "empty the queue": 1,
+    "forget the position": 1,
+    "start": 4,
+    "kill": 3,
+    "tell to stop": 2,
+    "stop": 2,
+    "cut": 2,
+    "thaw": 2,
+    "look": 3,
+}
+
+
 class Play(RuleBasedStateMachine):
-    """The moves, each if it is possible."""
+    """The moves of a play."""
 
     stack: Stack
     project_dir: Path
@@ -49,104 +74,98 @@ class Play(RuleBasedStateMachine):
         self.stage.start()
         self.stage.up[0].consumer.wait_for("writer")
 
-    # --- the bucket ---------------------------------------------------------------------------------------
-
-    @rule(key=st.sampled_from(KEYS), rows=st.integers(0, 4))
-    def put(self, key: str, rows: int) -> None:
-        self._note("put")
-        self.stage.put(key, rows=rows)
-
-    @rule(key=st.sampled_from(KEYS), which=st.integers(0, 3))
-    def put_earlier(self, key: str, which: int) -> None:
-        """A, then B, then A again."""
-        if self._is_there(key) and self.stage.world.thing(key).bodies:
-            self._note("put earlier")
-            self.stage.put_earlier(key, which)
-
-    @rule(key=st.sampled_from(KEYS))
-    def put_broken(self, key: str) -> None:
-        self._note("put broken")
-        self.stage.put_broken(key)
-
-    @rule(key=st.sampled_from(KEYS))
-    def delete(self, key: str) -> None:
-        if self._is_there(key):
-            self._note("delete")
-            self.stage.delete(key)
-
-    # --- the queue, and the operator ----------------------------------------------------------------------
-
-    @rule(key=st.sampled_from(KEYS), event=st.sampled_from(["created", "removed"]), which=st.integers(0, 3))
-    def redeliver(self, key: str, event: Literal["created", "removed"], which: int) -> None:
-        if key in self.stage.world.things:
-            self._note("redeliver")
-            self.stage.announce(key, event, which)
-
-    @rule()
-    def empty_the_queue(self) -> None:
-        self._note("empty the queue")
-        self.stage.empty_the_queue()
-
-    @precondition(lambda self: not self.stage.up)
-    @rule()
-    def forget_the_position(self) -> None:
-        self._note("forget the position")
-        self.stage.forget_the_position()
-
-    @precondition(lambda self: self.stage.up and not self.stage.frozen)
-    @rule(key=st.sampled_from(KEYS))
-    def replay(self, key: str) -> None:
-        self._note("replay")
-        self.stage.replay(key)
-
-    @rule()
-    def sweep(self) -> None:
-        self._note("sweep")
-        self.stage.sweep()
-
-    # --- the consumers ------------------------------------------------------------------------------------
-
-    @precondition(lambda self: len(self.stage.up) < len(self.stage.seats))
-    @rule()
-    def start(self) -> None:
-        self._note("start")
-        self.stage.start()
-
-    @precondition(lambda self: self.stage.up and self.losses < MOST_LOSSES)
-    @rule(which=st.integers(0, 1))
-    def kill(self, which: int) -> None:
-        self._note_loss("kill")
-        self.stage.lose(which).consumer.kill()
-
-    @precondition(lambda self: self.stage.up and not self.stage.frozen and self.losses < MOST_LOSSES)
-    @rule(which=st.integers(0, 1))
-    def tell_to_stop(self, which: int) -> None:
-        """Nobody waits until it has drained."""
-        self._note_loss("tell to stop")
-        self.stage.lose(which).consumer.send(SIGTERM)
-
-    @precondition(
-        lambda self: len(self.stage.up) == 2 and not self.stage.frozen and self.losses < MOST_LOSSES
+    @rule(
+        name=st.sampled_from([name for name, chance in CHANCES.items() for _ in range(chance)]),
+        key=st.sampled_from(KEYS),
+        number=st.integers(0, 3),
     )
-    @rule(which=st.integers(0, 1), how=st.sampled_from(["stop", "cut"]))
-    def freeze(self, which: int, how: Literal["stop", "cut"]) -> None:
-        self._note_loss(how)
-        self.stage.freeze(which, how)
+    def move(self, name: Move, key: str, number: int) -> None:
+        """One move, or a put if that one is not possible now.
 
-    @precondition(lambda self: self.stage.frozen)
-    @rule()
-    def thaw(self) -> None:
-        self._note("thaw")
-        self.stage.thaw()
+        One rule for all: hypothesis leaves most of many rules out of a play, and its first play repeats the first.
+        """
+        if not self._can(name, key):
+            name = "put"
+        self.moves[name] += 1
+        self.unseen += 1
+        self.losses += name in LOSSES
+        match name:
+            case "put" | "put earlier" | "put broken" | "delete":
+                self._in_bucket(name, key, number)
+            case "redeliver" | "replay" | "sweep" | "empty the queue" | "forget the position":
+                self._in_queue(name, key, number)
+            case "start" | "kill" | "tell to stop" | "stop" | "cut" | "thaw":
+                self._among_consumers(name, number)
+            case "look":
+                self.stage.look()
+                self.losses = self.unseen = 0
 
-    # --- the look -----------------------------------------------------------------------------------------
+    def _can(self, name: Move, key: str) -> bool:
+        stage, thing = self.stage, self.stage.world.things.get(key)
+        is_there = thing is not None and thing.now is not None
+        may_lose = bool(stage.up) and self.losses < MOST_LOSSES
+        match name:
+            case "put" | "put broken" | "sweep" | "empty the queue":
+                return True
+            case "put earlier":
+                return thing is not None and is_there and bool(thing.bodies)
+            case "delete":
+                return is_there
+            case "redeliver":
+                return thing is not None
+            case "forget the position":
+                return not stage.up
+            case "replay":
+                return bool(stage.up) and not stage.frozen
+            case "start":
+                return len(stage.up) < len(stage.seats)
+            case "kill":
+                return may_lose
+            case "tell to stop":
+                return may_lose and not stage.frozen
+            case "stop" | "cut":
+                return may_lose and len(stage.up) == 2 and not stage.frozen
+            case "thaw":
+                return bool(stage.frozen)
+            case "look":
+                return self.unseen >= MOVES_A_LOOK
 
-    @precondition(lambda self: self.unseen >= MOVES_A_LOOK)
-    @rule()
-    def look(self) -> None:
-        self._note("look")
-        self.stage.look()
-        self.losses = self.unseen = 0
+    def _in_bucket(self, name: BucketMove, key: str, number: int) -> None:
+        match name:
+            case "put":
+                self.stage.put(key, rows=number)
+            case "put earlier":  # A, then B, then A again
+                self.stage.put_earlier(key, number)
+            case "put broken":
+                self.stage.put_broken(key)
+            case "delete":
+                self.stage.delete(key)
+
+    def _in_queue(self, name: QueueMove, key: str, number: int) -> None:
+        match name:
+            case "redeliver":
+                self.stage.announce(key, "removed" if number == 0 else "created", number)
+            case "replay":
+                self.stage.replay(key)
+            case "sweep":
+                self.stage.sweep()
+            case "empty the queue":
+                self.stage.empty_the_queue()
+            case "forget the position":
+                self.stage.forget_the_position()
+
+    def _among_consumers(self, name: ConsumerMove, number: int) -> None:
+        match name:
+            case "start":
+                self.stage.start()
+            case "kill":
+                self.stage.lose(number).consumer.kill()
+            case "tell to stop":  # nobody waits until it has drained
+                self.stage.lose(number).consumer.send(SIGTERM)
+            case "stop" | "cut":
+                self.stage.freeze(number % 2, name)
+            case "thaw":
+                self.stage.thaw()
 
     def teardown(self) -> None:
         """The last look, unless something failed."""
@@ -158,18 +177,6 @@ class Play(RuleBasedStateMachine):
         finally:
             self.rest_s += self.stage.rest_s
             self.stage.close()
-
-    def _is_there(self, key: str) -> bool:
-        thing = self.stage.world.things.get(key)
-        return thing is not None and thing.now is not None
-
-    def _note(self, move: str) -> None:
-        self.moves[move] += 1
-        self.unseen += 1
-
-    def _note_loss(self, how: str) -> None:
-        self._note(how)
-        self.losses += 1
 
 
 @pytest.mark.faults
@@ -192,7 +199,7 @@ def test_a_random_play(stack: Stack, project_dir: Path, book: Book, seed: int) -
     book.write(
         Record(
             fault=Fault.MACHINE,
-            kills=sum(moves[loss] for loss in ("kill", "tell to stop", "stop", "cut")),
+            kills=sum(moves[loss] for loss in LOSSES),
             restarts=moves["start"] + moves["thaw"],
             files=sum(moves[put] for put in ("put", "put earlier", "put broken")),
             recovery_s=rest_s,

@@ -49,7 +49,7 @@ OPEN: dict[Ending, tuple[Verdict, ...]] = {
     Ending.KEPT: DONE,
     Ending.STALE: DONE,
     # what comes later, however often: an outage is no key's fault
-    Ending.NOT_YET: WAITS,
+    Ending.NOT_YET: (later(1.0), later(2.0), later(4.0), later(8.0), later(8.0)),
     Ending.UNAVAILABLE: WAITS,
     Ending.HELD_BACK: SOON,
     Ending.CLAIM_LOST: AT_ONCE,
