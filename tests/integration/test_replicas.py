@@ -10,7 +10,7 @@ from consumer.landing.generate import Landing
 from tests.landed import Bucketful, assert_exact, wait_until_loaded
 from tests.replicas import TAKEOVER_S, Replica, assert_wrote_nothing_since, replicas, take_over
 
-FILES = 30
+FILES = 18
 
 
 def test_a_standby_takes_over_from_a_writer_whose_network_is_cut_and_from_one_that_was_killed(

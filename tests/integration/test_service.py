@@ -135,7 +135,7 @@ def test_the_tables_are_the_same_in_another_time_zone(stack: Stack, tenant: Tena
     contents: list[dict[str, list[Row]]] = []
     for zone, place in (("UTC", tenant), ("Pacific/Auckland", stack.tenant(f"{tenant.name}z"))):
         bucketful = Bucketful(tenant=place, landing=Landing(seed=5, files=None, rows=(3, 12)))
-        bucketful.land(14)
+        bucketful.land(10)
         with consumer_process(place, tmp_path / f"{place.name}.log", settings={"TZ": zone}) as consumer:
             wait_until_loaded(bucketful)
             assert consumer.terminate() == 0, consumer.tail()

@@ -40,7 +40,7 @@ def test_restarts_under_load_are_survived(stack: Stack, bucketful: Bucketful, tm
             bucketful.land(3, rate=0)
             server_of(stack, name).restart()
             bucketful.land(2)
-            wait_until_loaded(bucketful)
+        wait_until_loaded(bucketful)
         assert_exact(bucketful)
         consumer.wait_for("writer")
         assert consumer.terminate() == 0, consumer.tail()
