@@ -12,6 +12,7 @@ from consumer.cli import ddl, dead, transform
 from consumer.cli.check import check
 from consumer.cli.demo import demo
 from consumer.cli.land import land
+from consumer.cli.maintain import maintain
 from consumer.cli.replay import replay
 from consumer.cli.run import run
 from consumer.cli.sweep import sweep
@@ -47,6 +48,7 @@ app.command()(check)
 app.command()(replay)
 app.add_typer(dead.app, name="dead")
 app.command()(sweep)
+app.command()(maintain)
 app.add_typer(ddl.app, name="ddl")
 app.add_typer(transform.app, name="transform")
 
