@@ -41,7 +41,7 @@ test: $(STAMP) ## Run the tests on real servers (at most 10 minutes)
 test-image: $(STAMP) ## Carry out the Dockerfile's steps in an empty folder, and run the service that they make
 	$(BIN)/pytest tests/image
 
-faults: $(STAMP) ## Run the crash matrix and print its table (RUNS=5 rounds of deaths; over half an hour on slow cores)
+faults: $(STAMP) ## Run the crash matrix and print its table (RUNS=5 rounds of deaths; half an hour on 2 cores)
 	@book=$(BOOK); $(BIN)/pytest tests/faults tests/integration -m faults --faults=$(RUNS) --faults-record=$$book \
 		-n 2 --dist worksteal -p no:cacheprovider; status=$$?; $(BIN)/python -m tests.faults.report $$book; exit $$status
 
