@@ -5,7 +5,6 @@ The bare loop is one DuckDB connection that runs INSERT … SELECT … FROM read
 nothing else, with the same objects on the same servers, before and after the service: the ratio is the figure.
 """
 
-import asyncio
 import io
 import json
 import statistics
@@ -19,18 +18,17 @@ from pathlib import Path
 import pytest
 
 from consumer.embedded.identity import Tenant
-from consumer.objects import open_bucket
 from feeders.arrow import pa, pq
 from feeders.lake import Lake
 from tests.helpers import wait_until
 from tests.key_queue import pending
 from tests.lakes import Definitions, definitions, lake_config, start_term
 from tests.processes import consumer_process
+from tests.service import put_all
 
 pytestmark = pytest.mark.bench
 TABLE = "staging.stg_klaviyo__events"
 FILES_A_COMMIT = 200
-PUTS_AT_ONCE = 16
 NO_MODELS = "no models"
 
 
@@ -83,7 +81,7 @@ def figures() -> Iterator[list[Figure]]:
 def test_a_backlog(case: Case, tenant: Tenant, tmp_path: Path, figures: list[Figure]) -> None:
     project = tmp_path / "project"
     defined = definitions()
-    keys = asyncio.run(put_all(tenant, case))
+    keys = put_case(tenant, case)
     with_table(tenant, defined)
     before_s = bare_loop(tenant, keys, case)
     service_s = service(tenant, case, project, tmp_path / "consumer.log", defined)
@@ -101,20 +99,12 @@ def test_a_backlog(case: Case, tenant: Tenant, tmp_path: Path, figures: list[Fig
     say(json.dumps(asdict(figure)))
 
 
-async def put_all(tenant: Tenant, case: Case) -> list[str]:
+def put_case(tenant: Tenant, case: Case) -> list[str]:
     """Puts the files, all with the same rows; returns their keys."""
     body = events(case.rows)
     place = "raw/klaviyo/events/year=2026/month=07/day=04"
     keys = [f"{place}/{number:05}.parquet" for number in range(case.files)]
-    async with open_bucket(
-        endpoint=tenant.endpoints.s3_url,
-        access_key_id=tenant.lander.access_key_id,
-        secret_access_key=tenant.lander.secret_access_key,
-        region="us-east-1",
-        bucket=tenant.landing_bucket,
-    ) as bucket:
-        for at in range(0, len(keys), PUTS_AT_ONCE):
-            await asyncio.gather(*(bucket.put(key, body) for key in keys[at : at + PUTS_AT_ONCE]))
+    put_all(tenant, dict.fromkeys(keys, body))
     return keys
 
 
