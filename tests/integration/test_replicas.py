@@ -8,9 +8,11 @@ from pathlib import Path
 from consumer.embedded.identity import Tenant
 from consumer.landing.generate import Landing
 from tests.landed import Bucketful, assert_exact, wait_until_loaded
-from tests.replicas import TAKEOVER_S, Replica, assert_wrote_nothing_since, replicas, take_over
+from tests.replicas import Replica, assert_wrote_nothing_since, replicas, take_over
 
 FILES = 18
+TAKEOVER_BESIDE_OTHERS_S = 15.0
+"""`make faults` holds ten seconds (tests.replicas.TAKEOVER_S); here other tests take the same two cores meanwhile."""
 
 
 def test_a_standby_takes_over_from_a_writer_whose_network_is_cut_and_from_one_that_was_killed(
@@ -36,8 +38,8 @@ def test_a_standby_takes_over_from_a_writer_whose_network_is_cut_and_from_one_th
         assert_exact(bucketful)
         assert_wrote_nothing_since((cut, killed))
         assert first.consumer.terminate() == 0, first.consumer.tail()
-    assert cut.seconds < TAKEOVER_S
-    assert killed.seconds < TAKEOVER_S
+    assert cut.seconds < TAKEOVER_BESIDE_OTHERS_S
+    assert killed.seconds < TAKEOVER_BESIDE_OTHERS_S
 
 
 def assert_waits(replica: Replica) -> None:
