@@ -161,3 +161,59 @@ class Metrics:
             ["source", "stream"],
             registry=registry,
         )
+        self.maintenance_seconds = Histogram(
+            "lotus_lake_maintenance_seconds",
+            "How long does a step of maintenance take: merge, rewrite or expire on the writer, clean beside it?",
+            ["step"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.maintenance_files = Counter(
+            "lotus_lake_maintenance_files_total",
+            "How many files had the tables before and after their steps of maintenance?",
+            ["step", "when"],
+            registry=registry,
+        )
+        self.maintenance_bytes = Counter(
+            "lotus_lake_maintenance_bytes_total",
+            "How many bytes had the tables before and after their steps of maintenance?",
+            ["step", "when"],
+            registry=registry,
+        )
+        self.maintenance_errors = Counter(
+            "lotus_lake_maintenance_errors_total",
+            "How often did a step of maintenance fail? The lake is then as it was.",
+            ["step"],
+            registry=registry,
+        )
+        self.table_files = Gauge(
+            "lotus_lake_table_files", "How many live files has a table?", ["table"], registry=registry
+        )
+        self.table_small_files = Gauge(
+            "lotus_lake_table_small_files",
+            "How many of them are small, or have deleted rows?",
+            ["table"],
+            registry=registry,
+        )
+        self.table_bytes = Gauge(
+            "lotus_lake_table_bytes", "How large is a table?", ["table"], registry=registry
+        )
+        self.snapshots = Gauge("lotus_lake_snapshots", "How many snapshots are there?", registry=registry)
+        self.oldest_snapshot_at = Gauge(
+            "lotus_lake_oldest_snapshot_timestamp_seconds",
+            "How far back does time travel go?",
+            registry=registry,
+        )
+        self.removable_files = Gauge(
+            "lotus_lake_removable_files",
+            "How many files does no snapshot need any more, and wait for the janitor?",
+            registry=registry,
+        )
+        self.cleaned_files = Counter(
+            "lotus_lake_cleaned_files_total", "How many files did the janitor remove?", registry=registry
+        )
+        self.orphan_files = Gauge(
+            "lotus_lake_orphan_files",
+            "How many files below the lake's path does the catalog not know? Looked for once a day.",
+            registry=registry,
+        )

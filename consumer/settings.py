@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from consumer.errors import SettingsError
 from feeders.catalog import Catalog
 from feeders.lake import LakeConfig, ObjectStore
+from feeders.maintenance import Policy
 from feeders.parquet import Limits
 from feeders.writer import BatchLimits
 
@@ -200,6 +201,28 @@ class Settings(BaseSettings):
         ge=0,
         description="Under load the models are brought up to date this often; at once when no key waits.",
     )
+    maintenance: bool = Field(
+        True, description="Merge small files and expire old snapshots in idle moments, and clean up."
+    )
+    lake_file_bytes: int = Field(
+        32 * MIB,
+        ge=MIB,
+        le=512 * MIB,
+        description="Size of file that small ones are merged towards; a merge of it is the longest that a key waits"
+        " for maintenance.",
+    )
+    snapshot_retention_days: float = Field(
+        7.0,
+        ge=0,
+        le=3650,
+        description="How far back time travel goes: every snapshot for 10 minutes, then the last one of each hour.",
+    )
+    cleanup_after_hours: float = Field(
+        24.0,
+        ge=1,
+        description="How long the files of expired snapshots stay in the bucket; a dump of the catalog must not be"
+        " older when it is restored.",
+    )
     duckdb_memory_bytes: int = Field(512 * MIB, ge=128 * MIB, description="Memory that DuckDB may use.")
     duckdb_temp_bytes: int = Field(
         8192 * MIB,
@@ -303,6 +326,23 @@ class Settings(BaseSettings):
             temp_max_bytes=self.duckdb_temp_bytes,
             temp_directory=self.spool_dir / f"lotus-slot-duckdb-{instance}",
         )
+
+    @property
+    def janitor_store(self) -> ObjectStore | None:
+        """The store as the janitor reaches it; None if it has no identity."""
+        if self.janitor_s3_access_key_id is None or self.janitor_s3_secret_access_key is None:
+            return None
+        return ObjectStore(
+            endpoint=self.s3_endpoint,
+            access_key_id=self.janitor_s3_access_key_id,
+            secret_access_key=self.janitor_s3_secret_access_key.get_secret_value(),
+            region=self.s3_region,
+        )
+
+    @property
+    def maintenance_policy(self) -> Policy:
+        """When which maintenance is due."""
+        return Policy(target_bytes=self.lake_file_bytes, retention_s=self.snapshot_retention_days * 86400)
 
     @property
     def batch_limits(self) -> BatchLimits:

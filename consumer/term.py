@@ -33,6 +33,7 @@ from consumer.suspects import Suspects
 from consumer.sweeping import Sweeping, make_sweep
 from consumer.tailing import make_filer_tail
 from consumer.tasks import end
+from consumer.upkeep import Janitor, Watcher
 from consumer.wait import until_available
 from consumer.worker import WorkerConfig, WorkerPool
 from feeders.apply import begin_term
@@ -40,6 +41,7 @@ from feeders.catalog import end_other_writers
 from feeders.epoch import Epoch
 from feeders.errors import LakeFenced
 from feeders.lake import Engine, Lake
+from feeders.maintainer import Maintainer
 from feeders.reader import LakeReader
 from feeders.streams import StreamId
 from feeders.transform import ModelRun, Transforms
@@ -145,6 +147,9 @@ class Term:
                 epoch=epoch,
                 limits=settings.batch_limits,
                 follow_up=transforms,
+                upkeep=Maintainer(settings.maintenance_policy, Watcher(self.metrics))
+                if settings.maintenance
+                else None,
                 lake=lake,
             )
             writer.start()
@@ -305,6 +310,11 @@ class Term:
         )
         if tail is not None:
             ingress.append(asyncio.create_task(tail.run(), name="filer tail"))
+        if self.settings.maintenance:
+            janitor = Janitor(
+                self.settings, self.instance, self.metrics, is_writer=lambda: self.election.is_held
+            )
+            ingress.append(asyncio.create_task(janitor.run(), name="janitor"))
         pulling = asyncio.create_task(pool.run(), name="workers")
         ends = {
             asyncio.create_task(self.stop.wait(), name="stop"),

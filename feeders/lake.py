@@ -477,7 +477,10 @@ _ABOUT_DATA = (
 _ABOUT_SQL = (duckdb.BinderException, duckdb.CatalogException)
 """Raised before any row is read: the names that these quote are what a person needs."""
 _CONFLICT = re.compile(
-    r"transaction conflict|write-write conflict|conflict on (update|tuple|commit)", re.IGNORECASE
+    r"transaction conflict|write-write conflict|conflict on (update|tuple|commit)"
+    # All commits race for the next snapshot's id; PostgreSQL tells the one that comes second.
+    r"|duplicate key value violates unique constraint|could not serialize access",
+    re.IGNORECASE,
 )
 _POSTGRES = re.compile(
     r"libpq|connection to server|server closed the connection|terminating connection"

@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from feeders.append import apply_batch, key_of
+from feeders.duties import FollowUp, Tried, Upkeep
 from feeders.epoch import Epoch, require_epoch
 from feeders.failures import Failure
 from feeders.lake import (
@@ -36,7 +37,8 @@ MAX_CONFLICTS = 5
 REOPEN_AFTER_COMMITS = 1000
 """A DuckDB instance keeps 0.05 to 0.1 MiB for each commit, and gives all of it back when it is closed
 (docs/performance.md); opening another takes a quarter of a second, so it is done when no work waits."""
-LONGEST_WAIT_S = 30.0
+LONGEST_UPKEEP_WAIT_S = 1.0
+"""No step of the upkeep begins while a key has waited for longer than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,30 +62,6 @@ class Pending:
     submitted_at: float = field(default_factory=time.monotonic)
 
 
-class FollowUp(Protocol):
-    """What runs after commits, on the writer's thread: the transforms."""
-
-    def changed(self, streams: Iterable[StreamId]) -> None:
-        """Notes that the staging tables of these streams changed."""
-        ...
-
-    def load_behind(self, lake: Lake) -> None:
-        """Finds out from the lake what `changed` was not told. Raises LakeError."""
-        ...
-
-    def due_in(self, *, idle: bool) -> float | None:
-        """Seconds until `run` is due; None when there is nothing to do. `idle`: no work is waiting."""
-        ...
-
-    def run(self, lake: Lake, epoch: Epoch) -> None:
-        """Does it, in transactions of its own. Raises LakeError."""
-        ...
-
-    def not_run(self, error: LakeError) -> None:
-        """Hears that `run` raised; it is called again after a while."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Call:
     function: Callable[[Lake], Any]
@@ -104,12 +82,19 @@ class Writer:
         epoch: Epoch,
         limits: BatchLimits,
         follow_up: FollowUp | None = None,
+        upkeep: Upkeep | None = None,
         lake: Lake | None = None,
     ) -> None:
         self._open_lake = open_lake
         self._epoch = epoch
         self._limits = limits
         self._follow_up = follow_up
+        self._upkeep = upkeep
+        # In this order: what people wait for goes first.
+        self._duties = (
+            *([Tried(follow_up, follows_commits=True)] if follow_up else []),
+            *([Tried(upkeep, follows_commits=False)] if upkeep else []),
+        )
         self._queue: queue.SimpleQueue[Pending | _Call | None] = queue.SimpleQueue()
         self._held: deque[Pending | _Call] = deque()
         self._lake = lake
@@ -117,8 +102,6 @@ class Writer:
         self._open_failures: set[tuple[str, str]] = set()
         self._has_open_failures = False
         self._last_commit = -math.inf  # not 0: the clock may count from the machine's start, an hour ago
-        self._retry_at = 0.0
-        self._lost_runs = 0
         self._commits = 0
         self._wake = threading.Event()
         self._closing = False
@@ -209,16 +192,32 @@ class Writer:
                 self._pause_between_commits()
                 self._held.popleft()
                 self._commit_or_refuse(self._begin(self._take(item)))
-        if self._follow_up is not None and self._wait_s() == 0 and not self._closing:
-            self._run_follow_up(self._follow_up)
-        if self._commits >= REOPEN_AFTER_COMMITS and self._queue.empty() and not self._held:
+        self._run_due(idle=self._is_idle)
+        if self._commits >= REOPEN_AFTER_COMMITS and self._is_idle:
             self._drop_lake()
 
+    @property
+    def _is_idle(self) -> bool:
+        return self._queue.empty() and not self._held
+
     def _wait_s(self) -> float | None:
-        due = self._follow_up.due_in(idle=self._queue.empty() and not self._held) if self._follow_up else None
-        if due is None:
-            return None
-        return max(due, self._retry_at - time.monotonic(), 0.0)
+        return least(duty.due_in(idle=self._is_idle) for duty in self._duties)
+
+    def _run_due(self, *, idle: bool) -> None:
+        """Runs the first duty that is due, if there is one."""
+        for duty in self._duties if not self._closing else ():
+            if duty.due_in(idle=idle) == 0 and (
+                idle or duty.follows_commits or self._waiting_s() < LONGEST_UPKEEP_WAIT_S
+            ):
+                duty.run(self._opened, self._epoch, drop=self._drop_lake)
+                return
+
+    def _waiting_s(self) -> float:
+        """How long the first key in line has waited."""
+        if not self._held and (item := self._next(0)) is not None:
+            self._held.append(item)
+        first = self._held[0] if self._held else None
+        return time.monotonic() - first.submitted_at if isinstance(first, Pending) else 0.0
 
     def _next(self, timeout_s: float | None) -> Pending | _Call | None:
         if self._held:
@@ -258,12 +257,11 @@ class Writer:
             pause = self._last_commit + self._limits.min_interval_s - time.monotonic()
             if pause <= 0:
                 return
-            due = self._follow_up.due_in(idle=True) if self._follow_up else None
-            wait = pause if due is None else min(pause, max(due, self._retry_at - time.monotonic()))
-            if wait <= 0 and self._follow_up is not None:
-                self._run_follow_up(self._follow_up)
+            due = least(duty.due_in(idle=True) for duty in self._duties)
+            if due == 0:
+                self._run_due(idle=True)
             else:
-                self._wake.wait(wait)
+                self._wake.wait(pause if due is None else min(pause, due))
 
     def _run_call(self, call: _Call) -> None:
         if not call.future.set_running_or_notify_cancel():
@@ -315,6 +313,8 @@ class Writer:
             return
         self._last_commit = time.monotonic()
         self._commits += 1
+        if self._upkeep is not None:
+            self._upkeep.committed()
         for item, result in zip(claimed, results, strict=True):
             item.future.set_result(
                 Result(
@@ -375,20 +375,6 @@ class Writer:
                 streams.add(work.stream.id)
         if streams and self._follow_up is not None:
             self._follow_up.changed(streams)
-
-    def _run_follow_up(self, follow_up: FollowUp) -> None:
-        try:
-            follow_up.run(self._opened(), self._epoch)
-        except LakeFenced:
-            raise
-        except LakeError as error:
-            # Staging is right, and the models catch up at a later try.
-            self._drop_lake()
-            self._lost_runs += 1
-            self._retry_at = time.monotonic() + min(LONGEST_WAIT_S, 2.0 ** min(self._lost_runs - 1, 10))
-            follow_up.not_run(error)
-        else:
-            self._lost_runs = 0
 
     def _opened(self) -> Lake:
         if self._lake is None:
@@ -452,6 +438,12 @@ def _rows(work: Work) -> int:
 
 def _bytes(work: Work) -> int:
     return work.version.size_bytes if isinstance(work, Load) else 0
+
+
+def least(waits: Iterable[float | None]) -> float | None:
+    """The shortest of these waits in seconds; None if there is none, or none that ends."""
+    shortest = min((wait for wait in waits if wait is not None), default=math.inf)
+    return None if shortest == math.inf else shortest
 
 
 def _fail(batch: Iterable[Pending], error: Exception) -> None:

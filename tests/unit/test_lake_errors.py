@@ -144,6 +144,16 @@ def test_two_that_touch_one_row_conflict(connection: duckdb.DuckDBPyConnection) 
     assert isinstance(error_of(other, "UPDATE t SET a = 3"), LakeConflict)
 
 
+def test_the_second_of_two_commits_conflicts() -> None:
+    # As DuckLake 1.5.5 told it, shortened: here two merges met.
+    text = (
+        'Failed to commit DuckLake transaction.\nFailed to execute query "INSERT INTO "public".ducklake_snapshot'
+        ' VALUES (51, NOW(), 2, 28, 189);": ERROR:  duplicate key value violates unique constraint'
+        ' "ducklake_snapshot_pkey"\nDETAIL:  Key (snapshot_id)=(51) already exists.\n'
+    )
+    assert isinstance(classify(duckdb.TransactionException(text)), LakeConflict)
+
+
 def test_a_value_that_reads_like_an_outage_or_a_conflict_is_neither(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
