@@ -21,6 +21,7 @@ from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
 from consumer.errors import LotusError, Misconfigured, NeedsMending, NotFound, Unavailable, UnexpectedAnswer
+from consumer.s3_get import CheckedBody, Getter, modified_at, open_getter
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
@@ -38,7 +39,7 @@ BLOCK_BYTES = 1024 * 1024
 class _Body(Protocol):
     """What an answer's body can do; aiobotocore's classes for it are untyped."""
 
-    async def read(self, amt: int) -> bytes: ...
+    async def read(self, amt: int, /) -> bytes: ...
 
     def close(self) -> None: ...
 
@@ -104,8 +105,9 @@ class Answer:
 class Bucket:
     """One bucket, reached as one identity. Made by `open_bucket`; safe for many tasks of one event loop."""
 
-    def __init__(self, client: "S3Client", name: str) -> None:
+    def __init__(self, client: "S3Client", name: str, getter: Getter) -> None:
         self._client = client
+        self._getter = getter
         self.name = name
 
     async def put(self, key: str, body: bytes) -> str:
@@ -122,13 +124,26 @@ class Bucket:
             NotFound: the bucket has no such key.
             Unavailable: the service did not answer, or, as NeedsMending, refused us.
         """
-        with _classified(key):
-            answer = await self._client.get_object(Bucket=self.name, Key=key)
-        body = cast("_Body", answer["Body"])
+        facts, body = await self._get_quickly(key) or await self._get(key)
         try:
-            yield Answer(key, _facts(key, answer), body)
+            yield Answer(key, facts, body)
         finally:
             body.close()
+
+    async def _get_quickly(self, key: str) -> tuple[Facts, _Body] | None:
+        """A good answer to a plain GET; None for all others."""
+        try:
+            answer = await self._getter.get(self.name, key)
+        except TimeoutError as error:
+            raise Unavailable("s3", f"no answer in time: {error}") from error
+        except (aiohttp.ClientError, OSError):
+            return None
+        return None if answer is None else (_facts_of_headers(answer), CheckedBody(answer))
+
+    async def _get(self, key: str) -> tuple[Facts, _Body]:
+        with _classified(key):
+            answer = await self._client.get_object(Bucket=self.name, Key=key)
+        return _facts(key, answer), cast("_Body", answer["Body"])
 
     async def head(self, key: str) -> Facts:
         """Asks for an object's facts without its body.
@@ -273,7 +288,18 @@ async def open_bucket(
         except ValueError as error:
             hint = "set LOTUS_S3_ENDPOINT to a URL, e.g. http://127.0.0.1:8333"
             raise Misconfigured(f"the S3 endpoint {endpoint!r} is not a URL", hint=hint) from error
-        yield Bucket(client, bucket)
+        getter = await held.enter_async_context(
+            open_getter(
+                endpoint=endpoint,
+                access_key_id=access_key_id,
+                secret_access_key=secret_access_key,
+                region=region,
+                max_connections=max_connections,
+                connect_timeout_s=CONNECT_TIMEOUT_S,
+                read_timeout_s=READ_TIMEOUT_S,
+            )
+        )
+        yield Bucket(client, bucket, getter)
 
 
 @contextmanager
@@ -343,6 +369,16 @@ def _facts(key: str, answer: "GetObjectOutputTypeDef | HeadObjectOutputTypeDef")
     except KeyError as error:
         hint = "connect to the S3 server itself: a proxy between may recode its answers"
         raise NeedsMending("s3", f"the answer for {key!r} has no {error.args[0]}", hint=hint) from None
+
+
+def _facts_of_headers(answer: aiohttp.ClientResponse) -> Facts:
+    headers = answer.headers
+    return Facts(
+        etag=_plain_etag(headers["ETag"]),
+        version_id=_version(headers.get("x-amz-version-id")),
+        size_bytes=int(headers["Content-Length"]),
+        last_modified=modified_at(answer).astimezone(UTC),
+    )
 
 
 def _no_bucket(name: str) -> NeedsMending:

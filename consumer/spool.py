@@ -7,12 +7,13 @@ import os
 import shutil
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Self
 
 from consumer.errors import Misconfigured, NeedsMending
+from feeders.schema import normalized_name
 
 _PREFIX = "lotus-slot-"
 _LOCK = "lotus-spool.lock"
@@ -20,12 +21,17 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Slot:
-    """One object's room in the spool: a folder of its own, removed with everything in it at the block's end."""
+    """One object's room in the spool: its file, and a normalized copy beside it; both go at the block's end."""
 
-    def __init__(self, work_dir: Path) -> None:
-        self.work_dir = work_dir
-        self.path = work_dir / "object.parquet"
+    def __init__(self, path: Path) -> None:
+        self.path = path
         """Where the object's bytes go; the caller creates the file."""
+        self.work_dir = path.parent
+
+    def clear(self) -> None:
+        """Removes its files. Two names, and no folder of its own: a folder takes 0.5 ms to make and remove."""
+        self.path.unlink(missing_ok=True)
+        (self.work_dir / normalized_name(self.path)).unlink(missing_ok=True)
 
 
 class Spool:
@@ -40,6 +46,7 @@ class Spool:
         self.used_bytes = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._lock_fd: int | None = None
+        self._numbers = count()
 
     def __enter__(self) -> Self:
         """Creates, locks and clears the folder.
@@ -62,7 +69,10 @@ class Spool:
             )
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for left in self.directory.glob(f"{_PREFIX}*"):
-                shutil.rmtree(left)
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
         except BlockingIOError as error:
             self._unlock()
             raise Misconfigured(
@@ -95,10 +105,9 @@ class Spool:
         """
         await self._take(size_bytes)
         try:
-            work_dir: Path | None = None
+            slot = Slot(self.directory / f"{_PREFIX}{next(self._numbers)}.parquet")
             try:
-                work_dir = Path(mkdtemp(prefix=_PREFIX, dir=self.directory))
-                yield Slot(work_dir)
+                yield slot
             except OSError as error:
                 if error.errno is None:
                     raise  # not of the system: what a library says of the file
@@ -108,8 +117,8 @@ class Spool:
                 what = f"{os.strerror(error.errno)} in {self.directory}"
                 raise NeedsMending("spool", what, hint=hint) from error
             finally:
-                if work_dir is not None:
-                    shutil.rmtree(work_dir, ignore_errors=True)
+                with suppress(OSError):
+                    slot.clear()
         finally:
             self._give_back(size_bytes)
 

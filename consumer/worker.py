@@ -208,6 +208,7 @@ class WorkerPool:
     def _start(self, delivery: Delivery, of: Queued, *, is_probe: bool = False) -> asyncio.Task[None]:
         task = asyncio.create_task(self._work(delivery, of, is_probe=is_probe))
         self._tasks.add(task)
+        self._show_in_work()
         slots = self._slots_of(of)
         task.add_done_callback(lambda task: self._worked(task, slots))
         return task
@@ -215,7 +216,7 @@ class WorkerPool:
     def _worked(self, task: asyncio.Task[None], slots: asyncio.Semaphore) -> None:
         self._tasks.discard(task)
         slots.release()
-        self._metrics.in_work.set(len(self._tasks))
+        self._show_in_work()
         if task.cancelled():
             return
         error = task.exception()
@@ -225,7 +226,6 @@ class WorkerPool:
     async def _work(self, delivery: Delivery, of: Queued, *, is_probe: bool) -> None:
         """One message of a stream's subscription, from delivery to verdict carried out."""
         fault.point("claimed")
-        self._metrics.in_work.set(len(self._tasks))
         trace = Trace()
         claim = Claim(delivery, self._config.ack_wait_s, term_lasts=self._term_lasts)
         stream = of if isinstance(of, StreamId) else None
@@ -288,6 +288,10 @@ class WorkerPool:
                 hint="its keys wait in the queue, and one is tried now and then; meta.feeder_failures has the last"
                 " ones that were given up",
             )
+
+    def _show_in_work(self) -> None:
+        self._metrics.in_work.set(len(self._tasks))
+        self._walk.writer.keys_in_work = len(self._tasks)
 
     def _show_blocked(self, stream: StreamId, *, is_blocked: bool) -> None:
         self._metrics.stream_blocked.labels(source=stream.source, stream=stream.stream).set(is_blocked)

@@ -4,14 +4,17 @@ Errors of DuckDB are classified here, once, as feeders.errors names them.
 """
 
 import re
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 from uuid import uuid4
 
 import duckdb
@@ -131,6 +134,19 @@ def without_values(text: str) -> str:
     return _NUMBER.sub(
         lambda found: found[0] if found[0].startswith("DECIMAL") else "…", without_quoted(text)
     )
+
+
+def hide_missing_pandas() -> None:
+    """Lets Python know that there is no pandas, where there is none.
+
+    DuckDB's client asks for each value that is bound, each element of a list included, whether it is one of pandas's.
+    Python then searches its whole path for the module, in vain and each time: 0.2 ms an element, with the GIL held.
+    """
+    if "pandas" not in sys.modules and find_spec("pandas") is None:
+        sys.modules["pandas"] = cast("ModuleType", None)
+
+
+hide_missing_pandas()
 
 
 def load_extensions(connection: duckdb.DuckDBPyConnection) -> None:

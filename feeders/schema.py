@@ -64,10 +64,15 @@ class LoadPlan:
     normalized: bool
 
 
+def normalized_name(path: Path) -> str:
+    """The name of the file that a normalized copy of `path` gets, in whichever folder."""
+    return f"{path.name}.normalized.parquet"
+
+
 def plan_load(
     path: Path, footer: Footer, columns: tuple[Column, ...], *, work_dir: Path, careful: bool = False
 ) -> LoadPlan:
-    """Plan the load of a checked file; may write ``{name}.normalized.parquet`` into `work_dir`.
+    """Plan the load of a checked file; may write a file of `normalized_name` into `work_dir`.
 
     Args:
         path: the spooled file.
@@ -98,7 +103,7 @@ def plan_load(
             signature=match.signature,
             normalized=False,
         )
-    result = normalize(path, footer, target_of_table(columns), work_dir / f"{path.name}.normalized.parquet")
+    result = normalize(path, footer, target_of_table(columns), work_dir / normalized_name(path))
     projection = normalized_projection(columns)
     return LoadPlan(
         path=result.path,

@@ -37,18 +37,25 @@ MAX_CONFLICTS = 5
 REOPEN_AFTER_COMMITS = 1000
 """A DuckDB instance keeps 0.05 to 0.1 MiB for each commit, and gives all of it back when it is closed
 (docs/performance.md); opening another takes a quarter of a second, so it is done when no work waits."""
+BACKLOG_KEYS = 32
+LOOK_EVERY_S = 0.02
 LONGEST_UPKEEP_WAIT_S = 1.0
 """No step of the upkeep begins while a key has waited for longer than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
-    """How much one transaction takes at most; a single item above a limit goes alone."""
+    """How much one transaction takes at most; a single item above a limit goes alone.
+
+    `linger_s` is how long it waits at most in a backlog, while more keys are on their way than it has: a commit takes
+    about as much of the machine as reading 20 small files, which the next keys need.
+    """
 
     files: int = 200
     rows: int = 1_000_000
     bytes: int = 256 * 1024**2
     min_interval_s: float = 0.0
+    linger_s: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +102,8 @@ class Writer:
             *([Tried(follow_up, follows_commits=True)] if follow_up else []),
             *([Tried(upkeep, follows_commits=False)] if upkeep else []),
         )
+        self.keys_in_work = 0
+        """How many keys are on their way here, or wait for their result; set from any thread."""
         self._queue: queue.SimpleQueue[Pending | _Call | None] = queue.SimpleQueue()
         self._held: deque[Pending | _Call] = deque()
         self._lake = lake
@@ -233,8 +242,9 @@ class Writer:
     def _take(self, first: Pending) -> list[Pending]:
         batch, keys = [first], {_key(first.work)}
         files, rows, size = 1, _rows(first.work), _bytes(first.work)
+        linger_until = time.monotonic() + self._limits.linger_s
         while files < self._limits.files and not first.isolated:
-            item = self._next(0)
+            item = self._next(0) or self._linger(files, linger_until)
             if item is None:
                 break
             fits = isinstance(item, Pending) and not (
@@ -250,6 +260,15 @@ class Writer:
             keys.add(_key(item.work))
             files, rows, size = files + 1, rows + _rows(item.work), size + _bytes(item.work)
         return batch
+
+    def _linger(self, files: int, until: float) -> Pending | _Call | None:
+        """Waits for one more item while a backlog has more on their way than are in the batch; not beyond `until`."""
+        while not self._closing and (left := until - time.monotonic()) > 0:
+            if self.keys_in_work < BACKLOG_KEYS or files >= self.keys_in_work - files:
+                break
+            if (item := self._next(min(left, LOOK_EVERY_S))) is not None:
+                return item
+        return None
 
     def _pause_between_commits(self) -> None:
         """Waits until the next commit is due; the models go on meanwhile, and `close` ends the wait."""

@@ -182,7 +182,7 @@ def service(tenant: Tenant, case: Case, project: Path, log: Path, defined: Defin
         consumer.wait_for("writer")
         started = time.perf_counter()
         wait_until(
-            lambda: consumer.ends_within(0.1) or consumer.metric(loaded) >= case.files,
+            lambda: consumer.ends_within(1.0) or consumer.metric(loaded) >= case.files,
             timeout_s=1800,
             what="the backlog to be loaded",
         )

@@ -12,6 +12,7 @@ import pytest
 
 from consumer.errors import Misconfigured, NeedsMending
 from consumer.spool import Slot, Spool
+from feeders.schema import normalized_name
 
 
 class Holder:
@@ -52,14 +53,14 @@ def entries(directory: Path) -> list[Path]:
     return sorted(directory.glob("lotus-slot-*"))
 
 
-async def test_a_slot_is_a_folder_of_its_own_and_goes_with_all_that_is_in_it(tmp_path: Path) -> None:
+async def test_a_slot_is_a_file_of_its_own_that_goes_with_its_normalized_copy(tmp_path: Path) -> None:
     with Spool(tmp_path / "spool", 100) as spool:
         async with spool.reserve(10) as slot, spool.reserve(20) as other:
-            assert slot.path.parent == slot.work_dir
-            assert slot.work_dir != other.work_dir
+            assert slot.path != other.path
             assert not slot.path.exists()
             slot.path.write_bytes(b"object")
-            (slot.work_dir / "object.normalized.parquet").write_bytes(b"copy")
+            (slot.work_dir / normalized_name(slot.path)).write_bytes(b"copy")
+            assert len(entries(spool.directory)) == 2
             assert spool.used_bytes == 30
         assert spool.used_bytes == 0
         assert entries(spool.directory) == []
