@@ -68,6 +68,18 @@ class ConsumerProcess:
         """Waits until /readyz gives this reason."""
         self._wait(lambda: self.ready()[1] == reason, f"/readyz to say {reason}", timeout_s)
 
+    def wait_until_idle(self) -> None:
+        """Waits until it is the writer, hears the filer and has swept what there was."""
+        self.wait_for("writer")
+        self._wait(
+            lambda: (
+                self.metric("lotus_lake_filer_tail_connected") == 1
+                and self.metric("lotus_lake_swept_timestamp_seconds") > 0
+            ),
+            "filer tail and sweep",
+            READY_TIMEOUT_S,
+        )
+
     def wait_for_log(self, text: str, *, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Waits until its log holds this text."""
         self._wait(lambda: text in self.log.read_text(), f"{text!r} in the log", timeout_s)

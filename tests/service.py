@@ -60,7 +60,7 @@ def orders(*ids: int, **columns: object) -> bytes:
 
 def put(tenant: Tenant, key: str, body: bytes) -> str:
     """Puts an object into the landing bucket as Airbyte's identity does; returns its etag."""
-    return _in_landing(tenant, tenant.lander, lambda bucket: bucket.put(key, body))
+    return in_landing(tenant, tenant.lander, lambda bucket: bucket.put(key, body))
 
 
 def put_all(tenant: Tenant, bodies: Mapping[str, bytes]) -> None:
@@ -70,7 +70,7 @@ def put_all(tenant: Tenant, bodies: Mapping[str, bytes]) -> None:
         for key, body in bodies.items():
             await bucket.put(key, body)
 
-    _in_landing(tenant, tenant.lander, each)
+    in_landing(tenant, tenant.lander, each)
 
 
 def delete_all(tenant: Tenant, keys: Iterable[str]) -> None:
@@ -80,10 +80,12 @@ def delete_all(tenant: Tenant, keys: Iterable[str]) -> None:
         for key in keys:
             await bucket.delete(key)
 
-    _in_landing(tenant, tenant.lander, each)
+    in_landing(tenant, tenant.lander, each)
 
 
-def _in_landing(tenant: Tenant, who: S3Identity, act: Callable[[Bucket], Awaitable[T]]) -> T:
+def in_landing(tenant: Tenant, who: S3Identity, act: Callable[[Bucket], Awaitable[T]]) -> T:
+    """Opens the landing bucket as `who`, and runs `act` on it."""
+
     async def run() -> T:
         async with open_bucket(
             endpoint=tenant.endpoints.s3_url,

@@ -8,7 +8,6 @@ nothing else, with the same objects on the same servers, before and after the se
 import io
 import json
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import pytest
 from consumer.embedded.identity import Tenant
 from feeders.arrow import pa, pq
 from feeders.lake import Lake
+from tests.benchmarks.figures import say
 from tests.helpers import wait_until
 from tests.key_queue import pending
 from tests.lakes import Definitions, definitions, lake_config, start_term
@@ -202,9 +202,3 @@ def without_models(project: Path) -> Path:
     (project / "transforms").mkdir(parents=True)
     (project / "ddl").symlink_to(Path(__file__).resolve().parents[2] / "ddl", target_is_directory=True)
     return project
-
-
-def say(line: str) -> None:
-    """Shows progress and results: `make bench` captures nothing."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

@@ -25,6 +25,7 @@ from feeders.epoch import Epoch
 from feeders.lake import Lake
 from feeders.ledger import LedgerClock
 from feeders.work import Load, Outcome
+from tests.benchmarks.counting import catalog_rows, lake_objects
 from tests.lakes import lake_config
 from tests.probes import ITEMS, load_of_items, start, write_items
 
@@ -154,26 +155,9 @@ class Bench:
             )
         self.maintenance_s.append(time.perf_counter() - started)
 
-    def objects(self) -> int:
-        """How many objects the lake has in its bucket."""
-        rows = self.lake.query("SELECT count(*) FROM glob(? || '**')", (self.lake.config.data_path,))
-        return int(rows[0][0])
-
     def sizes(self) -> str:
         """Objects, catalog rows, RSS."""
-        return f"{self.objects():,} | {self.catalog_rows():,} | {rss_mib()}"
-
-    def catalog_rows(self) -> int:
-        """Rows of all of DuckLake's tables in PostgreSQL."""
-        with self.lake.config.catalog.connect(application="bench") as connection:
-            names = connection.execute(
-                "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename LIKE 'ducklake%'"
-            ).fetchall()
-            counts = [
-                connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(name))).fetchone()
-                for (name,) in names
-            ]
-        return sum(row[0] for row in counts if row)
+        return f"{lake_objects(self.lake):,} | {catalog_rows(self.lake.config.catalog):,} | {rss_mib()}"
 
 
 def milliseconds(timings: Sequence[Timing]) -> str:
