@@ -1,9 +1,8 @@
 """`lotus-lake run`: the long-lived consumer."""
 
-import asyncio
-
 from consumer.app import Service
 from consumer.cli.common import errors_shown
+from consumer.cli.loop import run_on_uvloop
 from consumer.logs import configure_logs
 from consumer.settings import Settings, load_settings
 
@@ -11,7 +10,7 @@ from consumer.settings import Settings, load_settings
 def run() -> None:
     """Run the consumer until SIGTERM or Ctrl-C. Settings come from the environment."""
     with errors_shown():
-        asyncio.run(run_service(load_settings()))
+        run_on_uvloop(run_service(load_settings()))
 
 
 async def run_service(settings: Settings) -> None:

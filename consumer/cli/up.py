@@ -1,6 +1,5 @@
 """`lotus-lake up`: the whole system in one folder, in the foreground."""
 
-import asyncio
 import shlex
 import signal
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import typer
 
 from consumer.app import Service
 from consumer.cli.common import WRONG_ENVIRONMENT, errors_shown, fail, stderr
+from consumer.cli.loop import run_on_uvloop
 from consumer.embedded.errors import StackError
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
@@ -55,7 +55,7 @@ def up(
             write_environment(tenant.env(), directory / CONSUMER_ENV)
             write_environment(lander_environment(tenant), directory / LANDER_ENV)
             typer.echo(describe(tenant, directory))
-            asyncio.run(run_consumer(tenant, given))
+            run_on_uvloop(run_consumer(tenant, given))
     except KeyboardInterrupt:
         pass
     finally:
