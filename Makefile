@@ -13,7 +13,7 @@ BOOK    = build/faults/$(shell date -u +%Y-%m-%dT%H-%M-%S).jsonl
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-image faults lint format docs bench requirements clean
+.PHONY: help venv demo test test-image faults lint format docs bench bench-large requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -59,8 +59,11 @@ format: $(STAMP) ## Format the code
 docs: $(STAMP) ## Write README's tables of commands, settings and metrics
 	$(BIN)/python -m tests.readme
 
-bench: $(STAMP) ## Run the benchmarks
-	$(BIN)/pytest tests/benchmarks -s -p no:cacheprovider --timeout=3600
+bench: $(STAMP) ## Run the benchmarks (15 minutes)
+	$(BIN)/pytest tests/benchmarks --ignore=tests/benchmarks/large -s -p no:cacheprovider --timeout=3600
+
+bench-large: $(STAMP) ## Run the long benchmarks: a lake of 20,000 commits, aging, a million keys (hours)
+	$(BIN)/pytest tests/benchmarks/large -s -p no:cacheprovider --timeout=14400
 
 COMPILE = $(VENV)-uv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header
