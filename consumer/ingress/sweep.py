@@ -21,7 +21,7 @@ from consumer.objects import Bucket, ListedObject
 from feeders import fault
 from feeders.failures import dead_versions
 from feeders.lake import LakeError
-from feeders.ledger import latest_states
+from feeders.ledger import KeyState, latest_states
 from feeders.presence import begin_listing, note_listed
 from feeders.reader import LakeReader, Queryable
 from feeders.streams import Stream, StreamId, StreamTable
@@ -135,17 +135,13 @@ class Sweep:
             routes = [self.streams.route(item.key) for item in page]
             of_streams = [numbers.get(route.stream.id, -1) if route else -1 for route in routes]
             note_listed(lake, list(zip(of_streams, (item.key for item in page), strict=True)))
-        keys = [(self.bucket_name, item.key) for item in page]
-        states = latest_states(lake, keys)
-        dead = dead_versions(lake, keys)
-        unknown: list[ListedObject] = []
-        for item in page:
-            state = states.get((self.bucket_name, item.key))
-            loaded = state is not None and state.is_present and state.etag == item.etag
-            buried = (self.bucket_name, item.key, item.etag) in dead
-            if not loaded and not buried:
-                unknown.append(item)
-        return unknown
+        states = latest_states(lake, [(self.bucket_name, item.key) for item in page])
+        not_loaded = [
+            item for item in page if not is_loaded(states.get((self.bucket_name, item.key)), item.etag)
+        ]
+        # Of a bucket that is loaded these are none, and the dead letters are not asked.
+        dead = dead_versions(lake, [(self.bucket_name, item.key) for item in not_loaded])
+        return [item for item in not_loaded if (self.bucket_name, item.key, item.etag) not in dead]
 
     async def _publish(self, item: ListedObject, room: Room) -> bool:
         route = self.streams.route(item.key)
@@ -172,6 +168,11 @@ class Sweep:
 
     async def _send(self, event: KeyEvent, stream: StreamId | None, room: Room) -> bool:
         return await room.take(stream) and await self.publish(event, stream)
+
+
+def is_loaded(state: KeyState | None, etag: str) -> bool:
+    """Says whether a key whose ledger says this is loaded in this version."""
+    return state is not None and state.is_present and state.etag == etag
 
 
 async def sweep_until_done(sweep: Sweep, *, wait_s: float, report: Callable[[Exception], None]) -> Swept:

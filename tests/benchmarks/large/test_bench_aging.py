@@ -7,9 +7,7 @@ snapshot. Then what maintenance takes away is taken away step by step.
 
 import statistics
 import sys
-import time
 import uuid
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import LiteralString
 
@@ -17,11 +15,7 @@ import pytest
 from psycopg import sql
 
 from consumer.embedded.stack import Stack
-from feeders.append import apply_batch
-from feeders.lake import Lake
-from feeders.ledger import LedgerClock
-from tests.lakes import lake_config
-from tests.probes import load_of_items, start, write_items
+from tests.benchmarks.committing import CommittingLake, Cost
 
 pytestmark = pytest.mark.bench
 COMMITS = 40
@@ -45,32 +39,12 @@ SNAPSHOTS: tuple[LiteralString, ...] = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """One commit: milliseconds in all, and of processor time of this process."""
+class AgingLake(CommittingLake):
+    """A lake, and SQL on its catalog."""
 
-    wall_ms: float
-    cpu_ms: float
-
-
-class AgingLake:
-    """A lake with the probe's stream, and SQL on its catalog."""
-
-    def __init__(self, stack: Stack, folder: Path) -> None:
-        self.lake = Lake(lake_config(stack.tenant(f"t{uuid.uuid4().hex[:12]}")))
-        self.epoch = start(self.lake, instance="w-test")
-        self.clock = LedgerClock()
-        file = write_items(folder / f"{uuid.uuid4().hex}.parquet", range(20))
-        self.load = load_of_items(file, "raw/probe/items/a.parquet")
-
-    def commit(self) -> Cost:
-        """One file under a new key, looked up in the ledger."""
-        key = f"raw/probe/items/{uuid.uuid4().hex}.parquet"
-        load = replace(self.load, version=replace(self.load.version, key=key))
-        started, cpu = time.perf_counter(), time.process_time()
-        with self.lake.transaction("1 items") as transaction:
-            apply_batch(transaction, [load], epoch=self.epoch, clock=self.clock, open_failures=set())
-        return Cost(wall_ms=1000 * (time.perf_counter() - started), cpu_ms=1000 * (time.process_time() - cpu))
+    def commit_new(self) -> Cost:
+        """One file under a key that is looked up in the ledger."""
+        return self.commit(f"raw/probe/items/{uuid.uuid4().hex}.parquet")
 
     def run(self, *statements: LiteralString) -> None:
         """Changes the catalog behind DuckLake's back, and lets PostgreSQL plan anew."""
@@ -159,11 +133,11 @@ class AgingLake:
 def test_what_makes_commits_dearer(stack: Stack, tmp_path: Path) -> None:
     old, new = AgingLake(stack, tmp_path), AgingLake(stack, tmp_path)
     for _ in range(10):
-        old.commit()
-        new.commit()
+        old.commit_new()
+        new.commit_new()
 
     def measure(what: str) -> None:
-        pairs = [(old.commit(), new.commit()) for _ in range(COMMITS)]
+        pairs = [(old.commit_new(), new.commit_new()) for _ in range(COMMITS)]
         wall, reference = (statistics.median(pair[side].wall_ms for pair in pairs) for side in (0, 1))
         cpu, cpu_reference = (statistics.median(pair[side].cpu_ms for pair in pairs) for side in (0, 1))
         sys.stdout.write(
