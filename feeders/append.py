@@ -4,6 +4,7 @@ Everything that decides is read inside the transaction. A decision made before B
 two writers overlap (tests/integration/test_foundation_fence.py).
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -174,23 +175,31 @@ def insert_statement(load: Load) -> str:
     return (
         f"INSERT INTO {qualified(load.stream)} ({targets}) SELECT {', '.join(sources[name] for name in names)}"
         f" FROM read_parquet(?, filename = '{FILE_PATH}', hive_partitioning = false, union_by_name = false,"
-        " binary_as_string = true) AS file JOIN (SELECT unnest(?) AS path, unnest(?) AS _source_file,"
-        " unnest(?::BIGINT[]) AS year, unnest(?) AS month, unnest(?) AS day) AS landed"
+        " binary_as_string = true) AS file"
+        f" JOIN (SELECT unnest(from_json(?, '{_LANDED}'), recursive := true)) AS landed"
         f" ON file.{FILE_PATH} = landed.path"
     )
 
 
 def insert_parameters(group: Sequence[Load]) -> tuple[object, ...]:
     """The bound values of `insert_statement` for these files."""
-    paths = [str(load.plan.path) for load in group]
-    return (
-        paths,
-        paths,
-        [load.version.key for load in group],
-        [load.partition.year for load in group],
-        [load.partition.month for load in group],
-        [load.partition.day for load in group],
-    )
+    landed = [
+        {
+            "path": str(load.plan.path),
+            "_source_file": load.version.key,
+            "year": load.partition.year,
+            "month": load.partition.month,
+            "day": load.partition.day,
+        }
+        for load in group
+    ]
+    # As text: to bind a list takes DuckDB's client up to 0.3 ms for each element.
+    return [str(load.plan.path) for load in group], json.dumps(landed)
+
+
+_LANDED = json.dumps(
+    [{"path": "VARCHAR", "_source_file": "VARCHAR", "year": "BIGINT", "month": "VARCHAR", "day": "VARCHAR"}]
+)
 
 
 def qualified(stream: Stream) -> str:

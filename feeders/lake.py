@@ -4,17 +4,14 @@ Errors of DuckDB are classified here, once, as feeders.errors names them.
 """
 
 import re
-import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import duckdb
@@ -30,6 +27,7 @@ from feeders.errors import (
     LakeUnavailable,
     StatementFailed,
 )
+from feeders.no_pandas import hide_missing_pandas
 
 __all__ = [
     "Engine",
@@ -47,6 +45,8 @@ __all__ = [
     "Watermark",
     "describe_create_table",
 ]
+
+hide_missing_pandas()
 
 EXTENSIONS = ("httpfs", "postgres_scanner", "ducklake")
 CATALOG_NAME = "lakehouse"
@@ -134,19 +134,6 @@ def without_values(text: str) -> str:
     return _NUMBER.sub(
         lambda found: found[0] if found[0].startswith("DECIMAL") else "…", without_quoted(text)
     )
-
-
-def hide_missing_pandas() -> None:
-    """Lets Python know that there is no pandas, where there is none.
-
-    DuckDB's client asks for each value that is bound, each element of a list included, whether it is one of pandas's.
-    Python then searches its whole path for the module, in vain and each time: 0.2 ms an element, with the GIL held.
-    """
-    if "pandas" not in sys.modules and find_spec("pandas") is None:
-        sys.modules["pandas"] = cast("ModuleType", None)
-
-
-hide_missing_pandas()
 
 
 def load_extensions(connection: duckdb.DuckDBPyConnection) -> None:

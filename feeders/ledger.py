@@ -95,25 +95,41 @@ def write_entries(
     transaction.change(
         "INSERT INTO meta.feeder_files (source, stream, bucket, key, etag, version_id, size_bytes, last_modified,"
         " rows, rescued_rows, action, found_by, requested_by, reason, epoch, loaded_at)"
-        " SELECT unnest(?), unnest(?), unnest(?), unnest(?), unnest(?), unnest(?::VARCHAR[]), unnest(?::BIGINT[]),"
-        " unnest(?::TIMESTAMPTZ[]), unnest(?::BIGINT[]), unnest(?::BIGINT[]), unnest(?), unnest(?),"
-        " unnest(?::VARCHAR[]), unnest(?::VARCHAR[]), ?, ?",
-        (
-            [e.stream.source for e in entries],
-            [e.stream.stream for e in entries],
-            [e.version.bucket for e in entries],
-            [e.version.key for e in entries],
-            [e.version.etag for e in entries],
-            [e.version.version_id for e in entries],
-            [e.version.size_bytes for e in entries],
-            [e.version.last_modified for e in entries],
-            [e.rows for e in entries],
-            [e.rescued_rows for e in entries],
-            [e.action for e in entries],
-            [e.found_by for e in entries],
-            [e.requested_by for e in entries],
-            [e.reason for e in entries],
-            epoch,
-            loaded_at,
-        ),
+        " SELECT e.source, e.stream, e.bucket, e.key, e.etag, e.version_id, e.size_bytes, e.last_modified, e.rows,"
+        " e.rescued_rows, e.action, e.found_by, e.requested_by, e.reason, ?, ?"
+        f" FROM (SELECT unnest(from_json(?, '{_ENTRIES}')) AS e)",
+        # As text: to bind a list takes DuckDB's client up to 0.3 ms for each element, and these would be 14 lists.
+        (epoch, loaded_at, json.dumps([_document(entry) for entry in entries])),
     )
+
+
+_ENTRIES = json.dumps(
+    [
+        dict.fromkeys(
+            ("source", "stream", "bucket", "key", "etag", "version_id", "action", "found_by", "requested_by"),
+            "VARCHAR",
+        )
+        | {"reason": "VARCHAR", "size_bytes": "BIGINT", "rows": "BIGINT", "rescued_rows": "BIGINT"}
+        | {"last_modified": "TIMESTAMPTZ"}
+    ]
+)
+
+
+def _document(entry: LedgerEntry) -> dict[str, str | int | None]:
+    version = entry.version
+    return {
+        "source": entry.stream.source,
+        "stream": entry.stream.stream,
+        "bucket": version.bucket,
+        "key": version.key,
+        "etag": version.etag,
+        "version_id": version.version_id,
+        "size_bytes": version.size_bytes,
+        "last_modified": version.last_modified.isoformat() if version.last_modified else None,
+        "rows": entry.rows,
+        "rescued_rows": entry.rescued_rows,
+        "action": entry.action,
+        "found_by": entry.found_by,
+        "requested_by": entry.requested_by,
+        "reason": entry.reason,
+    }
