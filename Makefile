@@ -7,13 +7,14 @@ STAMP  := $(VENV)/.stamp
 FILES  ?= 60
 SEED   ?= 1
 RUNS   ?= 5
+MINUTES ?= 30
 BOOK    = build/faults/$(shell date -u +%Y-%m-%dT%H-%M-%S).jsonl
 
 # Compiled once, and not in each of the processes that are started.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-image faults lint format docs bench bench-large requirements clean
+.PHONY: help venv demo test test-image faults soak lint format docs bench bench-large requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +45,10 @@ test-image: $(STAMP) ## Carry out the Dockerfile's steps in an empty folder, and
 faults: $(STAMP) ## Run the crash matrix and print its table (RUNS=5 rounds of deaths; half an hour on 2 cores)
 	@book=$(BOOK); $(BIN)/pytest tests/faults tests/integration -m faults --faults=$(RUNS) --faults-record=$$book \
 		-n 2 --dist worksteal -p no:cacheprovider; status=$$?; $(BIN)/python -m tests.faults.report $$book; exit $$status
+
+soak: $(STAMP) ## Land files for long, and hold latency, memory and descriptors at the end against the beginning (MINUTES=30)
+	$(BIN)/pytest tests/soak -m soak -s -p no:cacheprovider --soak-minutes=$(MINUTES) \
+		--soak-record=build/soak/$(shell date -u +%Y-%m-%dT%H-%M-%S).jsonl
 
 lint: $(STAMP) ## ruff, pyright strict, import-linter, hadolint
 	$(BIN)/ruff check .

@@ -32,6 +32,14 @@ FILE_PATH = "_lotus_path"
 """The column in which read_parquet gives the path of each row's file; no column of a stream has this name."""
 
 
+PREFETCH_MOST_BYTES = 4 * 1024**2
+"""A file up to here is read in one piece: DuckDB caches what it reads, also what is in the spool and never read again.
+
+In one piece for each column a file of 30 kB took 500 kB of the cache, and left an entry for each piece until the
+instance is closed (duckdb/duckdb #22730). In one piece a row group has to fit into DuckDB's memory: so no large file.
+"""
+
+
 def apply_batch(
     transaction: Transaction,
     batch: Sequence[Work],
@@ -158,6 +166,8 @@ def insert_rows(transaction: Transaction, loads: Sequence[Load]) -> None:
             groups[load.stream.id, load.plan.signature].append(load)
     for group in groups.values():
         expected = sum(load.plan.rows for load in group)
+        is_small = all(load.plan.path.stat().st_size <= PREFETCH_MOST_BYTES for load in group)
+        transaction.query(f"SET prefetch_all_parquet_files = {str(is_small).lower()}")
         inserted = transaction.change(insert_statement(group[0]), insert_parameters(group))
         if inserted != expected:
             raise StatementFailed(

@@ -36,7 +36,8 @@ T = TypeVar("T")
 MAX_CONFLICTS = 5
 REOPEN_AFTER_COMMITS = 1000
 """A DuckDB instance keeps 0.05 to 0.1 MiB for each commit, and gives all of it back when it is closed
-(docs/performance.md); opening another takes a quarter of a second, so it is done when no work waits."""
+(docs/performance.md). Opening another takes a quarter of a second, so it is done when no work waits; where work always
+waits, after twice as many."""
 BACKLOG_KEYS = 32
 LOOK_EVERY_S = 0.02
 LONGEST_UPKEEP_WAIT_S = 1.0
@@ -202,7 +203,7 @@ class Writer:
                 self._held.popleft()
                 self._commit_or_refuse(self._begin(self._take(item)))
         self._run_due(idle=self._is_idle)
-        if self._commits >= REOPEN_AFTER_COMMITS and self._is_idle:
+        if self._commits >= (1 if self._is_idle else 2) * REOPEN_AFTER_COMMITS:
             self._drop_lake()
 
     @property

@@ -5,6 +5,7 @@ import itertools
 import random
 import shutil
 import threading
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from consumer.errors import Unavailable
 from consumer.landing.generate import Landing, LandingFile
 from consumer.landing.write import run_landing
 from consumer.objects import Bucket, open_bucket
+from consumer.observer import ObjectTag
 from consumer.settings import known_variables
 from feeders.project import find_project
 from feeders.streams import Route
@@ -56,6 +58,7 @@ class Bucketful:
         removed: keys that were deleted and whose rows have to go.
         kept: keys that were deleted and whose rows have to stay.
         versions: every body of a key that was put, by etag.
+        put_at: when the last put of each (key, etag) was begun, on the wall clock in seconds.
         settled: keys that were loaded as they are when `wait_until_loaded` last said so; only they are deleted,
             for what is deleted before it is read leaves no trace to assert.
         project_dir: the project whose `ddl/` says what a deletion means; the checkout's if None.
@@ -74,6 +77,7 @@ class Bucketful:
     kept: set[str] = field(default_factory=set[str])
     settled: set[str] = field(default_factory=set[str])
     versions: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])
+    put_at: dict[ObjectTag, float] = field(default_factory=dict[ObjectTag, float])
     puts: int = 0
     overwrites: int = 0
     deletions: int = 0
@@ -225,7 +229,9 @@ class Bucketful:
     async def _put(self, bucket: Bucket, key: str, body: bytes, *, broken: bool = False) -> None:
         async with self._turn(key):
             self.settled.discard(key)
+            began_at = time.time()
             etag = await until_there(lambda: bucket.put(key, body), what="S3 to take a put")
+            self.put_at[key, etag] = began_at
             self.note_put(key, body, etag, broken=broken)
 
     async def _delete(self, bucket: Bucket, key: str) -> None:

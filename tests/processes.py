@@ -36,6 +36,11 @@ class ConsumerProcess:
                 [sys.executable, *command], env=environment, stdout=output, stderr=subprocess.STDOUT
             )
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def status(self) -> int | None:
         """The exit status; None while it runs. Ended by a signal: minus its number."""
         return self._process.poll()
@@ -123,7 +128,7 @@ class ConsumerProcess:
 
     def is_stopped(self) -> bool:
         """Whether it stands still by SIGSTOP."""
-        return psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
+        return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
 
     def tail(self, lines: int = 25) -> str:
         """The end of its log."""

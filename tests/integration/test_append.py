@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import feeders.append
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
 from feeders.arrow import pa, pq
@@ -94,6 +95,10 @@ class Appending:
         for future in futures:
             future.exception(TIMEOUT_S)
         return futures
+
+    def in_writer(self, sql: str) -> list[tuple[object, ...]]:
+        """Runs a query in the writer's own DuckDB."""
+        return self._writer.call(lambda lake: lake.query(sql)).result(TIMEOUT_S)
 
     def rows(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
         return self.lake.query(sql, parameters)
@@ -331,3 +336,18 @@ def test_a_stream_without_its_cursor_is_refused_and_nothing_written(appending: A
     assert "lotus-lake ddl apply" in caught.value.hint
     assert appending.rows(IDS) == []
     assert appending.apply(load) is Outcome.LOADED
+
+
+def test_small_files_of_the_spool_leave_little_in_duckdbs_cache(
+    appending: Appending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry for each piece of each file would stay as long as the instance lives; a large file is read in pieces."""
+    appending.apply(appending.load("small", *range(20), etag="a"))
+    entries = appending.in_writer(
+        "SELECT max(entries) <= 2 FROM (SELECT count(*) AS entries FROM duckdb_external_file_cache()"
+        " WHERE path LIKE '/%' GROUP BY path)"
+    )
+    assert entries == [(True,)]  # the footer and the row group
+    monkeypatch.setattr(feeders.append, "PREFETCH_MOST_BYTES", 100)
+    appending.apply(appending.load("large", *range(20), etag="b"))
+    assert appending.in_writer("SELECT current_setting('prefetch_all_parquet_files')") == [(False,)]

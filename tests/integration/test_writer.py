@@ -68,6 +68,30 @@ def test_a_duckdb_that_made_many_commits_is_replaced_when_no_work_waits(
     reader.close()
 
 
+def test_a_duckdb_that_made_twice_as_many_commits_is_replaced_while_work_waits(
+    tenant: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeders.writer, "REOPEN_AFTER_COMMITS", 1)
+    defined = definitions()
+    lake = open_lake(tenant)
+    epoch = start_term(lake, defined)
+    opened: list[Lake] = []
+
+    def open_another() -> Lake:
+        opened.append(open_lake(tenant))
+        return opened[-1]
+
+    writer = Writer(open_another, epoch=epoch, limits=BatchLimits(files=1), lake=lake)
+    landed = list({file.key: file for file in Landing(seed=8, files=9)}.values())[:5]
+    results = [writer.submit(load_of(file, defined, folder=tmp_path)) for file in landed]
+    writer.start()
+    for future in results:
+        future.result(timeout=60)
+    # After the second and the fourth; after the fifth no work waits any more, and nothing needs another one.
+    assert len(opened) == 2
+    assert writer.close(timeout_s=60)
+
+
 def test_an_item_that_failed_before_shares_its_transaction_with_no_other(
     tenant: Tenant, tmp_path: Path
 ) -> None:
