@@ -25,10 +25,10 @@ from consumer.ingress.sweep import Swept, sweep_until_done
 from consumer.key import KeyWalk
 from consumer.metrics import Metrics
 from consumer.objects import Bucket
+from consumer.pending import pending_keys
 from consumer.service import Services, make_services
 from consumer.settings import Settings
 from consumer.spool import Spool
-from consumer.subjects import Lane
 from consumer.suspects import Suspects
 from consumer.sweeping import Sweeping, make_sweep
 from consumer.tailing import make_filer_tail
@@ -356,10 +356,9 @@ class Term:
         while True:
             try:
                 await gaps.look(writer)
-                for of in (*(each.id for each in self.definitions.streams), None, *Lane):
-                    waiting, claimed = await broker.pending(of)
-                    labels = (of.source, of.stream) if isinstance(of, StreamId) else (name_of(of), "_")
-                    self.metrics.pending.labels(*labels).set(waiting + claimed)
+                async for keys in pending_keys(broker, (each.id for each in self.definitions.streams)):
+                    gauge = self.metrics.pending.labels(source=keys.source, stream=keys.stream)
+                    gauge.set(keys.waiting + keys.claimed)
                 if not await bucket.exists():
                     raise Unavailable("s3", f"there is no bucket {bucket.name} any more")
             except (Unavailable, UnexpectedAnswer) as error:
@@ -381,11 +380,6 @@ class Term:
                 log.info("model", model=run.model, rows=run.rows, seconds=round(run.seconds, 4))
             else:
                 log.error("model held back", model=run.model, error=run.error)
-
-
-def name_of(lane: Lane | None) -> str:
-    """What stands for a source in metrics where there is no stream."""
-    return lane.value if lane is not None else "_unrouted"
 
 
 def report_sweep(error: Exception) -> None:
