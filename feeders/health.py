@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from feeders.catalog import APPLICATION_PREFIX, Catalog, in_schema
-from feeders.errors import LakeUnavailable
+from feeders.errors import LakeMisconfigured, LakeUnavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -30,6 +30,8 @@ class TableHealth:
         small_by_tier: those below the target size that no delete file is about, by the tiers that were asked for.
         deleted_rows: rows in them that delete files take away.
         files_with_deletes: files that delete files are about: they are rewritten before they can be merged.
+        oldest_snapshot: the first one that is kept since the table is there: time travel reads it from there on.
+        oldest_snapshot_at: its time.
     """
 
     schema: str
@@ -40,6 +42,8 @@ class TableHealth:
     small_by_tier: tuple[int, ...]
     deleted_rows: int
     files_with_deletes: int
+    oldest_snapshot: int
+    oldest_snapshot_at: datetime
 
     @property
     def small_files(self) -> int:
@@ -68,11 +72,17 @@ def look(catalog: Catalog, tiers: Sequence[int]) -> LakeHealth:
 
     Raises:
         LakeUnavailable: the catalog did not answer.
-        LakeMisconfigured: the login was refused.
+        LakeMisconfigured: the login was refused, or there is no lake.
     """
     try:
         with catalog.connect(application=f"{APPLICATION_PREFIX}health") as connection:
             return read(connection, catalog, tiers)
+    except psycopg.errors.UndefinedTable as error:
+        raise LakeMisconfigured(
+            f"the catalog has no lake in schema {catalog.schema}",
+            hint="`lotus-lake run` and `lotus-lake ddl apply` make it; if there is one, mend LOTUS_CATALOG_DATABASE"
+            " and _SCHEMA",
+        ) from error
     except psycopg.Error as error:
         raise LakeUnavailable("postgresql", f"the lake's health can't be read: {error}") from error
 
@@ -102,8 +112,10 @@ def read(connection: Connection, catalog: Catalog, tiers: Sequence[int]) -> Lake
                 small_by_tier=tuple(by_tier),
                 deleted_rows=int(deleted),
                 files_with_deletes=with_deletes,
+                oldest_snapshot=oldest,
+                oldest_snapshot_at=oldest_at,
             )
-            for schema, table, files, size, records, by_tier, deleted, with_deletes in rows
+            for schema, table, files, size, records, by_tier, deleted, with_deletes, oldest, oldest_at in rows
         ),
         snapshots=snapshots[0],
         oldest_snapshot_at=snapshots[1],
@@ -113,7 +125,8 @@ def read(connection: Connection, catalog: Catalog, tiers: Sequence[int]) -> Lake
     )
 
 
-# width_bucket counts below its n-th bound; a file that reaches the last one is not small.
+# width_bucket counts below its n-th bound; a file that reaches the last one is not small. The snapshot that made a
+# table may be expired: the first that is kept after it is an index look-up, and the newest always is.
 _TABLES = """
 WITH live AS (
     SELECT file.table_id, file.file_size_bytes, file.record_count, coalesce(gone.delete_count, 0) AS deleted,
@@ -135,12 +148,16 @@ SELECT schema_name, table_name, coalesce(sum(files), 0)::bigint, coalesce(sum(by
         LEFT JOIN counted AS tiered ON tiered.tier = wanted AND tiered.table_id = tab.table_id
         GROUP BY wanted ORDER BY wanted
     ),
-    coalesce(sum(deleted), 0), coalesce(sum(with_deletes), 0)::bigint
+    coalesce(sum(deleted), 0), coalesce(sum(with_deletes), 0)::bigint, oldest.snapshot_id, oldest.snapshot_time
 FROM {schema}.ducklake_table AS tab
 JOIN {schema}.ducklake_schema AS space ON space.schema_id = tab.schema_id AND space.end_snapshot IS NULL
 LEFT JOIN counted ON counted.table_id = tab.table_id
+CROSS JOIN LATERAL (
+    SELECT snapshot_id, snapshot_time FROM {schema}.ducklake_snapshot
+    WHERE snapshot_id >= tab.begin_snapshot ORDER BY snapshot_id LIMIT 1
+) AS oldest
 WHERE tab.end_snapshot IS NULL
-GROUP BY tab.table_id, schema_name, table_name
+GROUP BY tab.table_id, schema_name, table_name, oldest.snapshot_id, oldest.snapshot_time
 ORDER BY schema_name, table_name
 """
 
