@@ -78,9 +78,12 @@ def replay_schemas() -> dict[str, Document]:
     return {block["$id"]: block["$defs"] for block in blocks}
 
 
-def command(tenant: Tenant, *arguments: str) -> Result:
-    """Runs `lotus-lake` with these arguments and the tenant's settings; log lines of a service may stand between."""
-    return CliRunner().invoke(app, [*arguments], env=tenant.env())
+def command(tenant: Tenant, *arguments: str, **changes: str) -> Result:
+    """Runs `lotus-lake` with these arguments and the tenant's settings; log lines of a service may stand between.
+
+    `changes` are settings.
+    """
+    return CliRunner().invoke(app, [*arguments], env=tenant.env() | changes)
 
 
 def command_json(tenant: Tenant, *arguments: str) -> Any:

@@ -15,6 +15,7 @@ from consumer.cli.land import land
 from consumer.cli.maintain import maintain
 from consumer.cli.replay import replay
 from consumer.cli.run import run
+from consumer.cli.status import status
 from consumer.cli.sweep import sweep
 from consumer.cli.up import up
 
@@ -45,6 +46,7 @@ app.command()(up)
 app.command()(land)
 app.command()(demo)
 app.command()(check)
+app.command()(status)
 app.command()(replay)
 app.add_typer(dead.app, name="dead")
 app.command()(sweep)
