@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -144,19 +145,20 @@ def test_time_travel_goes_back_by_hours_and_sees_what_was_there(tenant: Tenant, 
         snapshots = sorted(seen)
         # Six in each of four hours, of which the oldest lies beyond the retention.
         ages_h = {snapshot: 4 - number // 6 for number, snapshot in enumerate(snapshots)}
+        now = datetime.now(UTC)
+        hour = now.replace(minute=0, second=0, microsecond=0)
         with lake.config.catalog.connect(application="test") as catalog:
             for snapshot, hours in ages_h.items():
                 catalog.execute(
-                    "UPDATE ducklake_snapshot SET snapshot_time"
-                    " = date_trunc('hour', now()) - make_interval(hours => %s) + make_interval(secs => %s)"
-                    " WHERE snapshot_id = %s",
-                    (hours, snapshot / 1000, snapshot),
+                    "UPDATE ducklake_snapshot SET snapshot_time = %s WHERE snapshot_id = %s",
+                    (hour - timedelta(hours=hours) + timedelta(milliseconds=snapshot), snapshot),
                 )
             catalog.execute(
                 "UPDATE ducklake_snapshot SET snapshot_time = now() - interval '9 hours' WHERE snapshot_id < %s",
                 (snapshots[0],),
             )
-        maintain_now(lake, Policy(retention_s=3.5 * 3600, files_a_merge=4))
+        three_and_a_half = now - hour + timedelta(hours=3.5)
+        maintain_now(lake, Policy(retention_s=three_and_a_half.total_seconds(), files_a_merge=4))
         left = {number for (number,) in lake.query("SELECT snapshot_id FROM ducklake_snapshots('lakehouse')")}
         kept = {snapshots[11], snapshots[17], snapshots[23]}
         assert kept <= left
