@@ -85,6 +85,11 @@ def delete_all(tenant: Tenant, keys: Iterable[str]) -> None:
 
 def in_landing(tenant: Tenant, who: S3Identity, act: Callable[[Bucket], Awaitable[T]]) -> T:
     """Opens the landing bucket as `who`, and runs `act` on it."""
+    return in_bucket(tenant, tenant.landing_bucket, who, act)
+
+
+def in_bucket(tenant: Tenant, name: str, who: S3Identity, act: Callable[[Bucket], Awaitable[T]]) -> T:
+    """Opens a bucket as `who`, and runs `act` on it."""
 
     async def run() -> T:
         async with open_bucket(
@@ -92,7 +97,7 @@ def in_landing(tenant: Tenant, who: S3Identity, act: Callable[[Bucket], Awaitabl
             access_key_id=who.access_key_id,
             secret_access_key=who.secret_access_key,
             region="us-east-1",
-            bucket=tenant.landing_bucket,
+            bucket=name,
         ) as bucket:
             return await act(bucket)
 
