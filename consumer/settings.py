@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, Validation
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from consumer.errors import SettingsError
+from consumer.limits import memory
 from feeders.catalog import Catalog
 from feeders.lake import LakeConfig, ObjectStore
 from feeders.maintenance import Policy
@@ -37,6 +38,14 @@ def _no_pattern(value: object) -> object:
     if any(character in str(value) for character in "*?["):
         raise ValueError(f"{value} has one of the characters * ? [, which DuckDB reads as a pattern")
     return value
+
+
+def duckdb_memory() -> int:
+    """DuckDB's share of what this process may use, in bytes: the other half is for Python and what is being read."""
+    found = memory()
+    if found is None or not found.is_of_cgroup:
+        return 512 * MIB
+    return max(128 * MIB, min(512 * MIB, found.bytes // 2))
 
 
 class Settings(BaseSettings):
@@ -223,7 +232,11 @@ class Settings(BaseSettings):
         description="How long the files of expired snapshots stay in the bucket; a dump of the catalog must not be"
         " older when it is restored.",
     )
-    duckdb_memory_bytes: int = Field(512 * MIB, ge=128 * MIB, description="Memory that DuckDB may use.")
+    duckdb_memory_bytes: int = Field(
+        default_factory=duckdb_memory,
+        ge=128 * MIB,
+        description="Memory that DuckDB may use; half of the container's limit if that is less than 1 GiB.",
+    )
     duckdb_temp_bytes: int = Field(
         8192 * MIB,
         ge=64 * MIB,

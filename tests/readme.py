@@ -15,6 +15,13 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 _MIB = 1024**2
 
 
+FOUND_OUT = {
+    "spool_dir": "below the system's temporary folder",
+    "duckdb_memory_bytes": "512 MiB, or half of the container's limit",
+}
+"""The defaults that are found out at the start."""
+
+
 def rendered(text: str) -> str:
     """README's text with each table between its markers as the code says it is."""
     for name, table in TABLES.items():
@@ -62,7 +69,7 @@ def settings() -> Iterator[str]:
         if info.is_required():
             default = "**required**"
         elif info.default_factory is not None:
-            default = "below the system's temporary folder"
+            default = FOUND_OUT[field]
         else:
             default = _text(info.default)
         yield f"| {variable} | {default} | {info.description} |"
