@@ -36,7 +36,7 @@ venv: $(STAMP) ## Build .venv if it is missing or out of date
 demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was expected (FILES=60 SEED=1)
 	@$(BIN)/lotus-lake demo --files $(FILES) --seed $(SEED)
 
-test: $(STAMP) ## Run the tests on real servers (at most 10 minutes)
+test: $(STAMP) ## Run the tests on real servers (meant to take 10 minutes on 2 idle cores)
 	$(BIN)/pytest tests --ignore=tests/benchmarks --ignore=tests/image -n 2 --dist loadfile --no-loadscope-reorder
 
 test-image: $(STAMP) ## Carry out the Dockerfile's steps in an empty folder, and run the service that they make
@@ -64,7 +64,7 @@ format: $(STAMP) ## Format the code
 docs: $(STAMP) ## Write README's tables of commands, settings and metrics
 	$(BIN)/python -m tests.readme
 
-bench: $(STAMP) ## Run the benchmarks (15 minutes)
+bench: $(STAMP) ## Run the benchmarks
 	$(BIN)/pytest tests/benchmarks --ignore=tests/benchmarks/large -s -p no:cacheprovider --timeout=3600
 
 bench-large: $(STAMP) ## Run the long benchmarks: a lake of 20,000 commits, aging, a million keys (hours)

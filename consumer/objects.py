@@ -138,7 +138,14 @@ class Bucket:
             raise Unavailable("s3", f"no answer in time: {error}") from error
         except (aiohttp.ClientError, OSError):
             return None
-        return None if answer is None else (_facts_of_headers(answer), CheckedBody(answer))
+        if answer is None:
+            return None
+        try:
+            return _facts_of_headers(answer), CheckedBody(answer)
+        except ValueError:
+            # A length or a date that is none: aiobotocore names what is wrong with it.
+            answer.close()
+            return None
 
     async def _get(self, key: str) -> tuple[Facts, _Body]:
         with _classified(key):

@@ -85,9 +85,9 @@ class Maintainer:
             done = run_step(lake, self._current, self._policy, epoch=epoch)
         except StatementFailed as error:
             self._leave_out(self._current)
-            self._observer.failed(self._current, error)
             if error.invalidates_instance:
-                raise
+                raise  # and `not_run` tells
+            self._observer.failed(self._current, error)
         else:
             if not done.was_useful:
                 self._leave_out(self._current)
