@@ -11,7 +11,7 @@ from itertools import groupby
 from statistics import median
 
 from consumer.demo import percentile
-from consumer.settings import Settings
+from consumer.settings import Settings, duckdb_memory
 from tests.soak.trend import LEAST_POINTS, theil_sen
 from tests.soak.watching import Arrival, Sample
 
@@ -27,7 +27,7 @@ MORE_AT_LEAST_FDS = 6
 MORE_THREADS = min(32, (os.cpu_count() or 1) + 4)
 """asyncio's pool of threads has so many at most, and gets another one only when all are busy."""
 
-MOST_RSS_MIB = int(Settings.model_fields["duckdb_memory_bytes"].default) // MIB + 512
+MOST_RSS_MIB = duckdb_memory() // MIB + 512
 """DuckDB's memory, and as much for all that it does not count and all that is not DuckDB: about 250 at the start."""
 MOST_SLOPE_MB_H = 1.0
 MOST_P99_GROWTH = 1.2
