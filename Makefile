@@ -37,7 +37,7 @@ demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was
 	@$(BIN)/lotus-lake demo --files $(FILES) --seed $(SEED)
 
 test: $(STAMP) ## Run the tests on real servers (meant to take 10 minutes on 2 idle cores)
-	$(BIN)/pytest tests --ignore=tests/benchmarks --ignore=tests/image -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest tests --ignore=tests/benchmarks --ignore=tests/image -n 3 --dist loadfile --no-loadscope-reorder
 
 test-image: $(STAMP) ## Carry out the Dockerfile's steps in an empty folder, and run the service that they make
 	$(BIN)/pytest tests/image

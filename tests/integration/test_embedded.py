@@ -503,9 +503,11 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
 
 def _supervisor(folder: Path) -> list[str]:
     program = """
-        import sys
+        import signal, sys
         from pathlib import Path
         from consumer.embedded.stack import Stack
+        # A shell without job control starts what is in the background with this signal ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with Stack(Path(sys.argv[1])) as stack:
             print(stack.weed.pid, stack.nats.pid, stack.postgres.pid, flush=True)
             sys.stdin.read()
