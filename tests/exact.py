@@ -14,7 +14,10 @@ from feeders.streams import Stream
 from feeders.types import quote_identifier
 from tests.bucketful import BROKEN_REASON, Bucketful
 from tests.key_queue import pending
+from tests.helpers import wait_until
 from tests.lakes import lake_config, one
+
+QUEUE_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +30,13 @@ class Entry:
 
 
 def assert_exact(bucketful: Bucketful) -> None:
-    """Asserts what `assert_lake_exact` does, and that the queue is empty."""
+    """Asserts what `assert_lake_exact` does once the queue is empty: hints may be repeated after all is loaded."""
+    wait_until(
+        lambda: pending(bucketful.tenant, bucketful.defined.streams) == 0,
+        timeout_s=QUEUE_TIMEOUT_S,
+        what="an empty queue",
+    )
     assert_lake_exact(bucketful)
-    assert pending(bucketful.tenant, bucketful.defined.streams) == 0
 
 
 def assert_lake_exact(bucketful: Bucketful) -> None:

@@ -217,7 +217,10 @@ def stop_at_commit(
 
 
 def stop_of(server: Server, dice: random.Random) -> Callable[[], None]:
-    """A hard stop that takes no time when it is called: its processes are looked up before."""
+    """A hard stop that takes no time when it is called: its processes are looked up before.
+
+    The root only stands still until `Server.kill` has looked for those that it has started since.
+    """
     if dice.random() < 0.5:
         return lambda: os.kill(server.pid, signal.SIGQUIT)  # "immediate"
     root = procs.identify(server.pid)
@@ -225,8 +228,10 @@ def stop_of(server: Server, dice: random.Random) -> Callable[[], None]:
     tree = procs.tree(root)
 
     def kill() -> None:
+        procs.send(root, signal.SIGSTOP)
         for process in tree:
-            procs.send(process, signal.SIGKILL)
+            if process != root:
+                procs.send(process, signal.SIGKILL)
 
     return kill
 
