@@ -104,6 +104,18 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.model_keys = Counter(
+            "lotus_lake_model_affected_keys",
+            "How many keys of a model were made anew, without those of rebuilds?",
+            ["model"],
+            registry=registry,
+        )
+        self.model_rebuilds = Counter(
+            "lotus_lake_model_rebuilds",
+            "How often was a model rebuilt as a whole? The log says why.",
+            ["model"],
+            registry=registry,
+        )
         self.model_errors = Gauge(
             "lotus_lake_model_failing",
             "Which models are held back by an error?",

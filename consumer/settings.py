@@ -210,6 +210,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Under load the models are brought up to date this often; at once when no key waits.",
     )
+    transform_rebuild_share: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="A model of which a larger share of rows (and more than 1,000) is affected is rebuilt as a whole.",
+    )
     maintenance: bool = Field(
         True, description="Merge small files and expire old snapshots in idle moments, and clean up."
     )

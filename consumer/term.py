@@ -128,6 +128,7 @@ class Term:
                 definitions.models,
                 definitions.streams,
                 max_delay_s=settings.transform_max_delay_ms / 1000,
+                rebuild_share=settings.transform_rebuild_share,
                 observe=self._observe_models,
             )
             lake, epoch = await until_available(
@@ -375,11 +376,17 @@ class Term:
     def _observe_models(self, runs: Sequence[ModelRun]) -> None:
         for run in runs:
             self.metrics.model_errors.labels(model=run.model).set(0 if run.error is None else 1)
-            if run.error is None:
-                self.metrics.transform_seconds.labels(model=run.model).observe(run.seconds)
-                log.info("model", model=run.model, rows=run.rows, seconds=round(run.seconds, 4))
-            else:
+            if run.error is not None:
                 log.error("model held back", model=run.model, error=run.error)
+                continue
+            self.metrics.transform_seconds.labels(model=run.model).observe(run.seconds)
+            if run.how == "rebuild":
+                self.metrics.model_rebuilds.labels(model=run.model).inc()
+                detail = {"how": run.how, "reason": run.reason}
+            else:
+                self.metrics.model_keys.labels(model=run.model).inc(run.keys)
+                detail = {"how": run.how, "keys": run.keys}
+            log.info("model", model=run.model, rows=run.rows, seconds=round(run.seconds, 4), **detail)
 
 
 def report_sweep(error: Exception) -> None:

@@ -14,6 +14,8 @@ the rows that changed, before and after images alike; all else it reads is as it
 condition over one row of its table, where `keys` is a table with one column `key`; after a map to a column it
 may be absent, and says that the column is one of the keys. It has to let through every row that an affected
 key's result depends on, and may let through more: the result is cut down to the affected keys afterwards.
+
+`-- rebuild_only: true` stands for all maps: such a model is rebuilt as a whole when anything that it reads changes.
 """
 
 import difflib
@@ -36,9 +38,11 @@ from feeders.types import quote_identifier
 MODEL_SCHEMA = "main"
 MODEL_HEADERS = {
     "key": HeaderRule(required=True),
-    "map": HeaderRule(repeated=True, required=True),
+    "map": HeaderRule(repeated=True),
     "restrict": HeaderRule(repeated=True),
+    "rebuild_only": HeaderRule(choices=("true",)),
 }
+_OWN_NAMES = frozenset({"changed", "keys"})
 
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VALUE = re.compile(r"([A-Za-z0-9_]+\.[A-Za-z0-9_]+)\s*:\s*(.+)")
@@ -51,7 +55,7 @@ class Input:
     """A table that a model reads.
 
     `keys_sql` selects one column, the affected keys (repeated and null ones too), from `changed`.
-    `restrict_sql` is a condition over the table's rows and `keys`.
+    `restrict_sql` is a condition over the table's rows and `keys`. Both are empty in a model that is only rebuilt.
     """
 
     table: str
@@ -60,24 +64,53 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Where a model's SELECT names a table: its characters from `start` up to `end`, and whether an alias follows."""
+
+    table: str
+    start: int
+    end: int
+    has_alias: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """One model.
 
     `sql` is its SELECT without headers; it may end in a comment, so put it on lines of its own. `sql_hash` is
-    of the whole file, headers included: another hash asks for a rebuild.
+    of the whole file, headers included: another hash asks for a rebuild. `references` are in the order of the text.
     """
 
     name: str
     key: str
     sql: str
     inputs: tuple[Input, ...]
+    references: tuple[Reference, ...]
     path: Path
     sql_hash: str
+    rebuild_only: bool = False
 
     @property
     def table(self) -> str:
         """The model's table with its schema."""
         return f"{MODEL_SCHEMA}.{self.name}"
+
+    @property
+    def restricted_sql(self) -> str:
+        """Its SELECT with every table that it reads cut down to the rows that the affected keys need.
+
+        It reads the keys from a table `keys`, and may give rows of other keys too.
+        """
+        conditions = {each.table: each.restrict_sql for each in self.inputs}
+        sql = self.sql
+        for reference in reversed(self.references):
+            alias = (
+                "" if reference.has_alias else f" AS {quote_identifier(reference.table.partition('.')[2])}"
+            )
+            # A condition may end in a comment.
+            part = f"(SELECT * FROM {reference.table} WHERE {conditions[reference.table]}\n){alias}"  # noqa: S608
+            sql = sql[: reference.start] + part + sql[reference.end :]
+        return sql
 
 
 def load_models(project: Project) -> tuple[Model, ...]:
@@ -150,15 +183,51 @@ def _parse(path: Path) -> Model:
     while lines and (not lines[0].strip() or lines[0].lstrip().startswith("--")):
         del lines[0]
     sql = "".join(lines).rstrip().removesuffix(";").rstrip()
-    tables = _tables(_query(path, sql, what="the model"), path=path, own=())
+    query = _query(path, sql, what="the model")
+    tables = _tables(query, path=path, own=())
+    rebuild_only = _is_rebuild_only(headers)
     return Model(
         name=path.stem,
         key=key.value,
         sql=sql,
-        inputs=_inputs(headers, tables),
+        inputs=tuple(Input(table=table, keys_sql="", restrict_sql="") for table in sorted(tables))
+        if rebuild_only
+        else _inputs(headers, tables),
+        references=_references(query),
         path=path,
         sql_hash=hashlib.sha256(text.encode()).hexdigest(),
+        rebuild_only=rebuild_only,
     )
+
+
+def _is_rebuild_only(headers: Headers) -> bool:
+    mapped = headers.all("map")
+    if headers.first("rebuild_only") is None:
+        if not mapped:
+            what = "header 'map' is missing"
+            hint = "one for each table that the model reads, or `-- rebuild_only: true`"
+            raise SqlFileError(headers.path, what, line=1, hint=hint)
+        return False
+    if others := [*mapped, *headers.all("restrict")]:
+        what = f"header {others[0].name!r} in a model that is only rebuilt"
+        raise SqlFileError(headers.path, what, line=others[0].line, hint="remove it, or `rebuild_only`")
+    return True
+
+
+def _references(query: exp.Query) -> tuple[Reference, ...]:
+    found: list[Reference] = []
+    for table in query.find_all(exp.Table):
+        schema = table.args.get("db")
+        if isinstance(schema, exp.Identifier) and isinstance(table.this, exp.Identifier):
+            found.append(
+                Reference(
+                    table=f"{table.db}.{table.name}",
+                    start=schema.meta["start"],
+                    end=table.this.meta["end"] + 1,
+                    has_alias=bool(table.alias),
+                )
+            )
+    return tuple(sorted(found, key=lambda reference: reference.start))
 
 
 def _inputs(headers: Headers, tables: set[str]) -> tuple[Input, ...]:
@@ -236,7 +305,10 @@ def _query(path: Path, sql: str, *, what: str, line: int | None = None) -> exp.Q
 
 def _tables(query: exp.Query, *, path: Path, own: tuple[str, ...]) -> set[str]:
     """Return the tables that a query reads, with their schemas, without its CTEs and the names in `own`."""
-    local = {cte.alias for cte in query.find_all(exp.CTE)} | set(own)
+    ctes = {cte.alias for cte in query.find_all(exp.CTE)}
+    if taken := sorted(_OWN_NAMES & {name.lower() for name in ctes}):
+        raise SqlFileError(path, f"has a WITH of the name {taken[0]}, which maps and restricts read")
+    local = ctes | set(own)
     found: set[str] = set()
     for table in query.find_all(exp.Table):
         if not isinstance(table.this, exp.Identifier) or table.catalog:

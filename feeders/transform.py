@@ -1,34 +1,24 @@
 """Brings the models up to date after commits: each changed model, and all below it, in one transaction.
 
-A model is rebuilt as a whole: DELETE and INSERT into the same table, never CREATE OR REPLACE, which cuts the
-table's change feed silently. A model that fails holds back itself and its descendants; the others commit, and it
-is tried again with backoff.
+Of a model only the rows of affected keys are made anew (feeders.increment). A model that fails holds back itself and
+its descendants; the others commit, and it is tried again with backoff: then it takes what its inputs changed since
+its own last run.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from feeders import fault
 from feeders.epoch import Epoch, require_epoch
-from feeders.lake import Lake, LakeConflict, LakeError, Row, StatementFailed, Transaction
+from feeders.increment import GraphRun, ModelRun, NeedsRebuild, rebuild
+from feeders.lake import Lake, LakeConflict, LakeError, StatementFailed, Transaction
+from feeders.model_cursors import read_cursors, write_cursors
 from feeders.models import Model, below
 from feeders.streams import StreamId, StreamTable
-from feeders.types import quote_identifier
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 MAX_TRIES = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelRun:
-    """One model's part of a run: how long it took, the rows it has now, or the error that holds it back."""
-
-    model: str
-    seconds: float
-    rows: int
-    error: str | None = None
 
 
 class ModelFailed(Exception):
@@ -49,13 +39,16 @@ class Transforms:
         streams: StreamTable,
         *,
         max_delay_s: float,
+        rebuild_share: float = 0.3,
         observe: Callable[[Sequence[ModelRun]], None] = lambda _: None,
     ) -> None:
         self._models = tuple(models)
+        self._rebuild_share = rebuild_share
         self._tables = {stream.id: stream.qualified_table for stream in streams}
         self._max_delay_s = max_delay_s
         self._observe = observe
         self._behind: set[str] = set()
+        self._pending: set[tuple[str, str]] = set()
         self._behind_since = 0.0
         self._failing: dict[str, float] = {}
         self._retry_at = 0.0
@@ -64,8 +57,13 @@ class Transforms:
         """Notes that the staging tables of these streams changed."""
         if not self._behind - self._failing.keys():
             self._behind_since = time.monotonic()
-        self._behind |= {
-            model.name for model in below(self._models, [self._tables[stream] for stream in streams])
+        tables = {self._tables[stream] for stream in streams}
+        self._behind |= {model.name for model in below(self._models, tables)}
+        self._pending |= {
+            (model.name, each.table)
+            for model in self._models
+            for each in model.inputs
+            if each.table in tables
         }
 
     def due_in(self, *, idle: bool) -> float | None:
@@ -77,7 +75,7 @@ class Transforms:
         return None
 
     def run(self, lake: Lake, epoch: Epoch) -> None:
-        """Rebuilds all models that are behind.
+        """Brings all models up to date that are behind.
 
         Raises:
             LakeError: nothing was committed; the models stay behind and are due again.
@@ -87,21 +85,25 @@ class Transforms:
             m for m in self._models if m.name in self._behind and (retry or m.name not in self._failing)
         ]
         failed: dict[str, StatementFailed] = {}
+        forced: dict[str, str] = {}
         while True:
             held_back = self._held_back(failed)
             try:
-                runs = self._rebuild([m for m in wanted if m.name not in held_back], failed, lake, epoch)
+                tried = [m for m in wanted if m.name not in held_back]
+                runs = self._bring_up(tried, failed, forced, lake, epoch)
                 break
+            except NeedsRebuild as error:
+                forced[error.model.name] = error.reason
             except ModelFailed as error:
                 failed[error.model.name] = error.error
+                if error.error.invalidates_instance:
+                    lake.close()
         self._settle(wanted, failed)
         self._observe(runs)
 
     def not_run(self, error: LakeError) -> None:
         """Tells that a run was lost to an error of the lake; the models stay behind."""
-        self._observe(
-            [ModelRun(model=model.name, seconds=0.0, rows=0, error=str(error)) for model in self._waiting]
-        )
+        self._observe([ModelRun(model=model.name, seconds=0.0, error=str(error)) for model in self._waiting])
 
     @property
     def _waiting(self) -> list[Model]:
@@ -130,6 +132,7 @@ class Transforms:
             )
             if failing or snapshot is None or model_hash != model.sql_hash or newest > snapshot:
                 self._behind |= {model.name, *(each.name for each in below(self._models, [model.table]))}
+                self._pending |= {(model.name, i.table) for i in model.inputs if i.table in streams}
         self._behind_since = time.monotonic()
 
     def _held_back(self, failed: Iterable[str]) -> set[str]:
@@ -139,7 +142,9 @@ class Transforms:
     def _settle(self, wanted: Iterable[Model], failed: Iterable[str]) -> None:
         held_back = self._held_back(failed)
         tried = {model.name for model in wanted}
-        self._behind -= tried - held_back
+        done = tried - held_back
+        self._behind -= done
+        self._pending = {(model, table) for model, table in self._pending if model not in done}
         self._behind |= held_back
         was_failing, self._failing = self._failing, {n: d for n, d in self._failing.items() if n not in tried}
         for name in held_back:
@@ -148,27 +153,53 @@ class Transforms:
         if held_back or not self._failing:
             self._retry_at = time.monotonic() + min(self._failing.values(), default=0.0)
 
-    def _rebuild(
-        self, models: Sequence[Model], failed: dict[str, StatementFailed], lake: Lake, epoch: Epoch
+    def _bring_up(
+        self,
+        models: Sequence[Model],
+        failed: Mapping[str, StatementFailed],
+        forced: Mapping[str, str],
+        lake: Lake,
+        epoch: Epoch,
     ) -> list[ModelRun]:
-        runs = [ModelRun(model=name, seconds=0.0, rows=0, error=str(error)) for name, error in failed.items()]
+        runs = [ModelRun(model=name, seconds=0.0, error=str(error)) for name, error in failed.items()]
         with lake.transaction("transforms") as transaction:
             require_epoch(transaction, epoch)
-            snapshot = transaction.query("SELECT id FROM lakehouse.current_snapshot()")[0][0]
+            run = self._graph_run(transaction, forced)
             fault.point("transforming")
             for model in models:
-                started = time.monotonic()
                 try:
-                    rows = rebuild(transaction, model)
+                    runs.append(run.bring_up(model))
                 except StatementFailed as error:
                     raise ModelFailed(model, error) from error
-                runs.append(ModelRun(model=model.name, seconds=time.monotonic() - started, rows=rows))
-            write_cursors(transaction, models, snapshot=snapshot)
-            for model in self._models:
-                if model.name in failed:
-                    write_error(transaction, model, failed[model.name])
+            run.clear()
+            done = {model.name for model in models}
+            write_cursors(
+                transaction,
+                models,
+                snapshot=run.snapshot + 1,
+                failed={m: failed[m.name] for m in self._models if m.name in failed},
+                forgotten=[
+                    m for m in self._models if m.name not in done and run.remade & {i.table for i in m.inputs}
+                ],
+            )
             fault.point("transformed")
         return runs
+
+    def _graph_run(self, transaction: Transaction, forced: Mapping[str, str]) -> GraphRun:
+        return GraphRun(
+            transaction=transaction,
+            cursors=read_cursors(transaction),
+            snapshot=newest_snapshot(transaction),
+            pending=self._pending,
+            models={model.table: model for model in self._models},
+            forced=forced,
+            most_share=self._rebuild_share,
+        )
+
+
+def newest_snapshot(transaction: Transaction) -> int:
+    """What the transaction sees of all that is committed."""
+    return int(transaction.query("SELECT id FROM lakehouse.current_snapshot()")[0][0])
 
 
 def rebuild_now(lake: Lake, models: Sequence[Model]) -> list[ModelRun]:
@@ -182,95 +213,19 @@ def rebuild_now(lake: Lake, models: Sequence[Model]) -> list[ModelRun]:
         runs: list[ModelRun] = []
         try:
             with lake.transaction("rebuild by hand") as transaction:
-                snapshot = transaction.query("SELECT id FROM lakehouse.current_snapshot()")[0][0]
                 for model in models:
                     started = time.monotonic()
-                    rows = rebuild(transaction, model)
-                    runs.append(ModelRun(model=model.name, seconds=time.monotonic() - started, rows=rows))
-                write_cursors(transaction, models, snapshot=snapshot)
+                    rows = rebuild(transaction, model).rows
+                    seconds = time.monotonic() - started
+                    runs.append(
+                        ModelRun(
+                            model=model.name, seconds=seconds, rows=rows, how="rebuild", reason="by hand"
+                        )
+                    )
+                write_cursors(transaction, models, snapshot=newest_snapshot(transaction) + 1)
         except LakeConflict:
             if attempt == MAX_TRIES:
                 raise
         else:
             return runs
     raise AssertionError("unreachable")
-
-
-def rebuild(transaction: Transaction, model: Model) -> int:
-    """Makes a model's table equal to its SELECT; returns how many rows it has. Readers see it at the commit."""
-    wanted = columns_of(transaction.query(f"DESCRIBE {model.sql}\n"))
-    found = columns_of(
-        transaction.query(
-            "SELECT column_name, data_type FROM duckdb_columns()"
-            " WHERE database_name = 'lakehouse' AND schema_name = 'main' AND table_name = ? ORDER BY column_index",
-            (model.name,),
-        )
-    )
-    table = quoted(model)
-    if found and found != wanted:
-        transaction.query(f"DROP TABLE {table}")
-    if found != wanted:
-        # OR REPLACE is not used: it would cut the change feed of a table that stays.
-        columns = ", ".join(f"{quote_identifier(name)} {kind}" for name, kind in wanted)
-        transaction.query(f"CREATE TABLE {table} ({columns})")
-    else:
-        transaction.change(f"DELETE FROM {table}")
-    return transaction.change(f"INSERT INTO {table} {model.sql}\n")
-
-
-def columns_of(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
-    """The (name, type) pairs of a DESCRIBE."""
-    return tuple((row[0], row[1]) for row in rows)
-
-
-def quoted(model: Model) -> str:
-    """The model's table, quoted."""
-    return f"main.{quote_identifier(model.name)}"
-
-
-def write_cursors(transaction: Transaction, models: Sequence[Model], *, snapshot: int) -> None:
-    """Notes up to which snapshot each input is in each of these models."""
-    if not models:
-        return
-    transaction.change(
-        "DELETE FROM meta.transform_cursors WHERE model IN (SELECT unnest(?))", ([m.name for m in models],)
-    )
-    pairs = [(model, each.table) for model in models for each in model.inputs]
-    transaction.change(
-        "INSERT INTO meta.transform_cursors (model, input, snapshot_id, model_hash, updated_at, error, error_since)"
-        " SELECT unnest(?), unnest(?), ?, unnest(?), now(), NULL, NULL",
-        ([m.name for m, _ in pairs], [table for _, table in pairs], snapshot, [m.sql_hash for m, _ in pairs]),
-    )
-
-
-def write_error(transaction: Transaction, model: Model, error: StatementFailed) -> None:
-    """Notes why a model is held back; since when is kept from the first failure on.
-
-    One DELETE and one INSERT: an UPDATE of rows that this transaction inserted makes DuckLake remove their file
-    at once, which the loader must not.
-    """
-    known: dict[str, tuple[int | None, str | None, object, object]] = {
-        name: (snapshot, model_hash, updated_at, since)
-        for name, snapshot, model_hash, updated_at, since in transaction.query(
-            "SELECT input, snapshot_id, model_hash, updated_at::VARCHAR, error_since::VARCHAR"
-            " FROM meta.transform_cursors WHERE model = ?",
-            (model.name,),
-        )
-    }
-    never = (None, model.sql_hash, None, None)
-    rows = [(table, *known.get(table, never)) for table in (each.table for each in model.inputs)]
-    transaction.change("DELETE FROM meta.transform_cursors WHERE model = ?", (model.name,))
-    transaction.change(
-        "INSERT INTO meta.transform_cursors (model, input, snapshot_id, model_hash, updated_at, error, error_since)"
-        " SELECT ?, unnest(?), unnest(?::BIGINT[]), unnest(?), coalesce(unnest(?::TIMESTAMPTZ[]), now()), ?,"
-        " coalesce(unnest(?::TIMESTAMPTZ[]), now())",
-        (
-            model.name,
-            [row[0] for row in rows],
-            [row[1] for row in rows],
-            [row[2] for row in rows],
-            [row[3] for row in rows],
-            str(error),
-            [row[4] for row in rows],
-        ),
-    )

@@ -13,8 +13,8 @@ from feeders.models import Model
 from feeders.streams import Stream
 from feeders.types import quote_identifier
 from tests.bucketful import BROKEN_REASON, Bucketful
-from tests.key_queue import pending
 from tests.helpers import wait_until
+from tests.key_queue import pending
 from tests.lakes import lake_config, one
 
 QUEUE_TIMEOUT_S = 30.0

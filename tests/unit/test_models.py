@@ -117,6 +117,13 @@ QUERY_MAP = "-- key: id\n-- map: staging.stg_a__one: SELECT id FROM changed\n"
         ),
         (INT.format("x"), "-- key: id\nSELECT 1 AS id", "header 'map' is missing"),
         (INT.format("x"), GOOD.replace("-- key: id\n", ""), "header 'key' is missing"),
+        (INT.format("x"), "-- rebuild_only: true\n" + GOOD, "header 'map' in a model that is only rebuilt"),
+        (
+            INT.format("x"),
+            QUERY_MAP + "-- restrict: staging.stg_a__one: true\n"
+            "WITH Keys AS (SELECT 1 AS id) SELECT id FROM staging.stg_a__one",
+            "has a WITH of the name keys",
+        ),
         (
             INT.format("x"),
             GOOD.replace("key: id", "key: id, x"),
@@ -155,10 +162,37 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, name: str, text: str, e
     assert str(tmp_path / "transforms" / name) in str(caught.value)
 
 
+def test_every_table_that_it_names_is_cut_down_to_the_affected_keys(tmp_path: Path) -> None:
+    text = """-- key: id
+-- map: staging.stg_a__one: id
+-- map: staging.stg_a__two: SELECT id FROM changed
+-- restrict: staging.stg_a__two: n > 1 -- and more
+SELECT one.id, stg_a__two.n, 'staging.stg_a__one' AS name -- staging.stg_a__one
+FROM "staging"."stg_a__one" AS one, staging . stg_a__two
+WHERE one.id NOT IN (SELECT id FROM staging.stg_a__one)
+"""
+    (model,) = load_models(project(tmp_path, {INT.format("x"): text}))
+    one = '(SELECT * FROM staging.stg_a__one WHERE "id" IN (SELECT key FROM keys)\n)'
+    two = '(SELECT * FROM staging.stg_a__two WHERE n > 1 -- and more\n) AS "stg_a__two"'
+    assert model.restricted_sql == (
+        "SELECT one.id, stg_a__two.n, 'staging.stg_a__one' AS name -- staging.stg_a__one\n"
+        f"FROM {one} AS one, {two}\n"
+        f'WHERE one.id NOT IN (SELECT id FROM {one} AS "stg_a__one")'
+    )
+
+
+def test_a_model_that_is_only_rebuilt_needs_no_map(tmp_path: Path) -> None:
+    text = "-- key: id\n-- rebuild_only: true\nSELECT id FROM staging.stg_a__one"
+    (model,) = load_models(project(tmp_path, {INT.format("x"): text}))
+    assert model.rebuild_only
+    assert [each.table for each in model.inputs] == ["staging.stg_a__one"]
+
+
 def test_the_project_has_its_models() -> None:
     models = load_models(find_project(None))
     names = [model.name for model in models]
     assert sorted(names) == [
+        "fct_customer_engagement",
         "fct_sales",
         "int_klaviyo__campaigns",
         "int_klaviyo__events",
@@ -170,6 +204,10 @@ def test_the_project_has_its_models() -> None:
         "int_shopify__order_refunds",
         "int_shopify__orders",
     ]
-    assert names[-1] == "fct_sales"
+    assert names[-2:] == ["fct_sales", "fct_customer_engagement"]
     reached = below(models, ["staging.stg_shopify__order_refunds"])
-    assert [model.name for model in reached] == ["int_shopify__order_refunds", "fct_sales"]
+    assert [model.name for model in reached] == [
+        "int_shopify__order_refunds",
+        "fct_sales",
+        "fct_customer_engagement",
+    ]

@@ -144,6 +144,16 @@ def test_the_columns_of_the_tables_are_fixed(tables: Tables) -> None:
         *(f"{name} {amount}" for name in ("taxes", "total_sales")),
         f"_airbyte_extracted_at {timestamp}",
     ]
+    assert described(tables, "fct_customer_engagement") == [
+        "profile_id VARCHAR",
+        "email VARCHAR",
+        "events BIGINT",
+        "first_event_at TIMESTAMP WITH TIME ZONE",
+        "last_event_at TIMESTAMP WITH TIME ZONE",
+        "customer_id BIGINT",
+        "orders BIGINT",
+        "total_sales DECIMAL(18,2)",
+    ]
     assert described(tables, "int_shopify__customers") == [
         "customer_id BIGINT",
         "email VARCHAR",
@@ -419,6 +429,57 @@ def test_customers_are_the_latest_of_each(tables: Tables) -> None:
     columns = "customer_id, email, first_name, orders_count, total_spent, customer_state"
     assert tables.select(columns, "int_shopify__customers") == [
         (1, "new", "A", 2, Decimal("1.13"), "enabled")
+    ]
+
+
+def engagement(tables: Tables) -> list[tuple[Any, ...]]:
+    tables.build()
+    return tables.select("* EXCLUDE (first_event_at)", "fct_customer_engagement")
+
+
+def profile(tables: Tables, profile_id: str, email: str | None) -> None:
+    tables.land("stg_klaviyo__profiles", id=profile_id, attributes={"email": email})
+
+
+def customer(tables: Tables, customer_id: int, email: str | None) -> None:
+    tables.land("stg_shopify__customers", id=customer_id, email=email)
+
+
+def test_a_profile_has_its_events_and_the_orders_of_all_customers_with_its_email(tables: Tables) -> None:
+    profile(tables, "p1", "Ann@x")
+    for second in (3, 1, 2):
+        data = {"profile": {"data": {"id": "p1"}}}
+        tables.land("stg_klaviyo__events", id=f"e{second}", datetime=at(second), relationships=data)
+    customer(tables, 7, "ANN@X")
+    customer(tables, 5, "ann@x")
+    customer(tables, 6, " ann@x")  # not trimmed: somebody else
+    for order_id, who, rest in (
+        (1, 7, {}),
+        (2, 5, {"total_tax": 1.5}),
+        (3, 5, {"test": True}),
+        (4, 5, {"cancelled_at": at(9)}),
+        (5, 6, {}),
+    ):
+        tables.order(order_id, 1, 100.0, customer={"id": who}, **rest)
+    assert engagement(tables) == [("p1", "Ann@x", 3, at(3), 5, 2, Decimal("201.50"))]
+    tables.build()
+    assert tables.select("first_event_at", "fct_customer_engagement") == [(at(1),)]
+
+
+def test_a_profile_without_events_customers_or_orders(tables: Tables) -> None:
+    profile(tables, "p1", "ann@x")
+    profile(tables, "p2", "nobody@x")
+    profile(tables, "p3", "")
+    profile(tables, "p4", None)
+    customer(tables, 1, "ann@x")
+    customer(tables, 2, "")
+    customer(tables, 3, None)
+    tables.order(1, 1, 100.0, customer={"id": 2})
+    assert engagement(tables) == [
+        ("p1", "ann@x", 0, None, 1, 0, Decimal("0.00")),
+        ("p2", "nobody@x", 0, None, None, None, None),
+        ("p3", "", 0, None, None, None, None),
+        ("p4", None, 0, None, None, None, None),
     ]
 
 
