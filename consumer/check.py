@@ -23,6 +23,7 @@ from feeders.catalog import newest_snapshot
 from feeders.ddl import DdlRefused
 from feeders.errors import LakeError, LakeMisconfigured, LakeUnavailable
 from feeders.lake import Lake
+from feeders.model_check import check_models
 from feeders.project import ProjectError
 
 Status = Literal["ok", "note", "unreachable", "wrong"]
@@ -65,6 +66,8 @@ async def run_checks(settings: Settings) -> AsyncIterator[Finding]:
         status="ok",
         found=f"{len(definitions.streams)} streams and {len(definitions.models)} models, from the {definitions.origin}",
     )
+    for error in check_models(definitions.models, definitions.tables):
+        yield Finding(subject="project", status="wrong", found=str(error), cure="mend the file")
     checks: list[tuple[str, Check]] = [
         ("paths", lambda: check_paths(settings)),
         ("nats", lambda: check_nats(settings)),

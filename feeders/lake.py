@@ -40,6 +40,7 @@ __all__ = [
     "LakeUnavailable",
     "ObjectStore",
     "Row",
+    "Scratch",
     "StatementFailed",
     "Transaction",
     "Watermark",
@@ -213,6 +214,30 @@ def _empty_database() -> duckdb.DuckDBPyConnection:
     for schema in SCHEMAS:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
     return connection
+
+
+class Scratch:
+    """An empty database in memory with the lake's schemas, to bind SQL without a lake. Close it."""
+
+    def __init__(self) -> None:
+        self._connection = memory_connection()
+        for schema in SCHEMAS:
+            self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+
+    def query(self, sql: str) -> list[Row]:
+        """Runs one statement.
+
+        Raises:
+            StatementFailed: with DuckDB's whole text: there are no rows here that it could quote.
+        """
+        try:
+            return self._connection.execute(sql).fetchall()
+        except duckdb.Error as error:
+            raise StatementFailed(type(error).__name__, str(error)) from error
+
+    def close(self) -> None:
+        """Ends the database."""
+        self._connection.close()
 
 
 class Transaction:

@@ -56,11 +56,13 @@ class Input:
 
     `keys_sql` selects one column, the affected keys (repeated and null ones too), from `changed`.
     `restrict_sql` is a condition over the table's rows and `keys`. Both are empty in a model that is only rebuilt.
+    `line` is where its map stands in the file, 0 if there is none.
     """
 
     table: str
     keys_sql: str
     restrict_sql: str
+    line: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ class Model:
 
     `sql` is its SELECT without headers; it may end in a comment, so put it on lines of its own. `sql_hash` is
     of the whole file, headers included: another hash asks for a rebuild. `references` are in the order of the text.
+    `first_line` is the one of the file where `sql` begins.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Model:
     references: tuple[Reference, ...]
     path: Path
     sql_hash: str
+    first_line: int
     rebuild_only: bool = False
 
     @property
@@ -182,6 +186,7 @@ def _parse(path: Path) -> Model:
     lines = text.splitlines(keepends=True)
     while lines and (not lines[0].strip() or lines[0].lstrip().startswith("--")):
         del lines[0]
+    first_line = len(text.splitlines()) - len(lines) + 1
     sql = "".join(lines).rstrip().removesuffix(";").rstrip()
     query = _query(path, sql, what="the model")
     tables = _tables(query, path=path, own=())
@@ -196,6 +201,7 @@ def _parse(path: Path) -> Model:
         references=_references(query),
         path=path,
         sql_hash=hashlib.sha256(text.encode()).hexdigest(),
+        first_line=first_line,
         rebuild_only=rebuild_only,
     )
 
@@ -263,7 +269,7 @@ def _input(
     restricted, restrict_sql = restrict or condition
     _check_map(path, header.line, keys_sql, own="changed", tables=tables)
     _check_map(path, restricted.line, f"SELECT 1 WHERE {restrict_sql}", own="keys", tables=tables)
-    return Input(table=table, keys_sql=keys_sql, restrict_sql=restrict_sql)
+    return Input(table=table, keys_sql=keys_sql, restrict_sql=restrict_sql, line=header.line)
 
 
 def _by_table(headers: Headers, name: str, tables: set[str]) -> dict[str, tuple[Header, str]]:

@@ -11,6 +11,7 @@ from consumer.definitions import load_definitions
 from consumer.election import new_instance_name
 from consumer.settings import load_settings
 from feeders.lake import Lake
+from feeders.model_check import check_models
 from feeders.models import Model, below
 from feeders.transform import rebuild_now
 
@@ -50,6 +51,42 @@ def rebuild(
     for run in runs:
         typer.echo(f"{run.model:<32} {run.rows:>10} rows {run.seconds:>8.2f} s")
     typer.echo(f"{len(runs)} models rebuilt in {time.monotonic() - started:.2f} s")
+
+
+@app.command()
+def check(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Bind every model, its maps and its restricts to the tables of ddl/. Needs no server; status 1 if one is wrong."""
+    with errors_shown():
+        definitions = load_definitions(load_settings())
+        errors = check_models(definitions.models, definitions.tables)
+    if as_json:
+        wrong = [{"file": str(each.path), "line": each.line, "what": each.what} for each in errors]
+        typer.echo(json.dumps({"models": len(definitions.models), "wrong": wrong}))
+    else:
+        for each in errors:
+            stderr.print(str(each), style="red", markup=False, highlight=False, soft_wrap=True)
+        typer.echo(f"{len(definitions.models)} models, {len(errors)} wrong")
+    raise typer.Exit(1 if errors else 0)
+
+
+@app.command()
+def graph(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Show what each model reads, in the order in which they run."""
+    with errors_shown():
+        models = load_definitions(load_settings()).models
+    if as_json:
+        typer.echo(json.dumps({model.table: [each.table for each in model.inputs] for model in models}))
+        return
+    for model in models:
+        typer.echo(f"{model.table}  (one row for each {model.key})")
+        for each in model.inputs:
+            typer.echo(f"  ← {each.table}")
 
 
 def chosen(models: tuple[Model, ...], names: list[str]) -> list[Model]:

@@ -4,8 +4,8 @@ The moves are hypothesis's. One lake for all plays: each begins with a lake with
 is longer. A restart may bring other model files, of which one may fail until the next.
 
 Tried once against broken code, and failed each time: without the before images of the feed, and of the rows of models
-above; with ties broken by less than the models' own order; without what a model hands on to the next level; with cursors
-that are too far; without what the models above changed while one was held back.
+above; with ties broken by less than the models' own order; without what a model hands on to the next level; with
+cursors that are too far; without what the models above changed while one was held back.
 """
 
 import random

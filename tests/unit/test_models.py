@@ -50,13 +50,16 @@ def test_a_model_is_read_from_its_file(tmp_path: Path) -> None:
             table="staging.stg_a__one",
             keys_sql='SELECT "id" FROM changed',
             restrict_sql='"id" IN (SELECT key FROM keys)',
+            line=3,
         ),
         Input(
             table="staging.stg_a__two",
             keys_sql="SELECT one_id FROM changed",
             restrict_sql="one_id IN (SELECT key FROM keys)",
+            line=4,
         ),
     )
+    assert model.first_line == 8
 
 
 def test_the_hash_changes_with_a_header(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""Models are bound before anything runs, and what is wrong is named with its file and line."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feeders.model_check import check_models
+from feeders.models import load_models
+from feeders.project import SqlFileError, find_project
+from tests.lakes import definitions
+
+DEFINED = definitions()
+HEAD = "-- key: order_id\n-- map: staging.stg_shopify__orders: id\n"
+SELECT = "SELECT id AS order_id, customer.id AS customer_id\nFROM staging.stg_shopify__orders\n"
+
+
+def checked(folder: Path, **files: str) -> list[SqlFileError]:
+    """What is wrong with the models of these names and texts."""
+    for name, text in files.items():
+        place = "enriched/sales" if name.startswith("fct_") else "processed/shopify"
+        path = folder / "transforms" / place / f"{name}.sql"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    project = replace(find_project(None), transforms=folder / "transforms")
+    return check_models(load_models(project), DEFINED.tables)
+
+
+def test_the_projects_own_models_are_right() -> None:
+    assert check_models(DEFINED.models, DEFINED.tables) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        (HEAD + SELECT.replace("customer.id", "\n  custommer.id"), 4, "does not bind: .*custommer"),
+        (
+            HEAD.replace("order_id", "number", 1) + SELECT,
+            1,
+            "its key is number, which is none of its columns",
+        ),
+        (HEAD.replace(": id\n", ": name\n") + SELECT, 2, "the map of .*name"),
+        (
+            HEAD.replace(": id\n", ": financial_status\n") + SELECT,
+            2,
+            "gives VARCHAR, the key order_id is BIGINT",
+        ),
+        (
+            HEAD.replace(": id\n", ": SELECT id FROM changed\n")
+            + "-- restrict: staging.stg_shopify__orders: number IN (FROM keys)\n"
+            + SELECT,
+            2,
+            "the restrict of .*number",
+        ),
+        (
+            HEAD + "SELECT staging.stg_shopify__orders.id AS order_id FROM staging.stg_shopify__orders",
+            2,
+            "cut down to affected keys it does not bind",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, line: int, what: str) -> None:
+    below = HEAD.replace("staging.stg_shopify__orders: id", "main.int_shopify__x: order_id")
+    [error] = checked(tmp_path, int_shopify__x=text, fct_x=below + "SELECT order_id FROM main.int_shopify__x")
+    assert error.path.name == "int_shopify__x.sql"
+    assert error.line == line
+    with pytest.raises(SqlFileError, match=what):
+        raise error
+
+
+def test_a_model_that_is_only_rebuilt_has_its_select_bound(tmp_path: Path) -> None:
+    head = "-- key: order_id\n-- rebuild_only: true\n"
+    assert checked(tmp_path, int_shopify__x=head + SELECT) == []
+    [error] = checked(tmp_path, int_shopify__x=head + SELECT.replace("customer.id", "none.id"))
+    assert error.line == 3
