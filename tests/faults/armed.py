@@ -16,6 +16,7 @@ from consumer.cli import app
 from feeders import fault
 
 LATE = "late"
+LISTENS = "listens for SIGUSR1"
 ARMED = "armed"
 
 
@@ -48,6 +49,7 @@ def main() -> None:
 
     if passes == LATE:
         signal.signal(signal.SIGUSR1, arm_late)
+        os.write(2, f"{LISTENS}\n".encode())
     else:
         arm(int(passes))
     app(["run"])

@@ -138,6 +138,8 @@ def die_at(
             bucketful.tenant, log, command=death.command(late=late), settings=bucketful.settings()
         ) as dying:
             if late:
+                # Where nothing is left to recover, that says nothing of the process.
+                dying.wait_for_log(armed.LISTENS)
                 recover(bucketful, dying, fates)
                 dying.send(SIGUSR1)
                 dying.wait_for_log(armed.ARMED)
