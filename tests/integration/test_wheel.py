@@ -132,9 +132,9 @@ def test_it_checks_a_real_lake_with_the_sql_in_the_wheel(installed: Installed, t
 def test_a_project_folder_of_ones_own_wins(installed: Installed, tenant: Tenant, tmp_path: Path) -> None:
     for name in ("ddl", "transforms"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    (tmp_path / "transforms" / "enriched" / "sales" / "fct_sales.sql").unlink()
+    (tmp_path / "transforms" / "enriched" / "customers" / "fct_customer_engagement.sql").unlink()
     env = tenant.env() | {"LOTUS_PROJECT_DIR": str(tmp_path)}
     done = installed.run("lotus-lake", "check", "--json", env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     (project,) = (each["found"] for each in json.loads(done.stdout) if each["subject"] == "project")
-    assert project == "9 streams and 9 models, from the LOTUS_PROJECT_DIR"
+    assert project == "9 streams and 10 models, from the LOTUS_PROJECT_DIR"
