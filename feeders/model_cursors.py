@@ -58,7 +58,7 @@ def write_cursors(
         transaction: that of the run.
         done: the models that were brought up to date.
         snapshot: the one that this transaction makes. Without retries of DuckLake's own nobody else's changes can be
-            in there (tests/integration/test_foundation_commit.py).
+            in there (tests/integration/test_foundation_snapshot.py).
         failed: the models whose SQL failed. They stay where they were; since when they fail is kept.
         forgotten: models that are to be rebuilt when they run next.
     """
