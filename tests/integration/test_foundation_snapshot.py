@@ -21,9 +21,13 @@ def test_it_is_the_next_one_or_a_conflict_even_between_two_tables(tenant: Tenant
             transaction.change("INSERT INTO main.a VALUES (1)")
         assert newest(one) == seen + 1
 
-        with pytest.raises(LakeConflict), one.transaction("overtaken") as transaction:
-            transaction.change("INSERT INTO main.a VALUES (2)")
-            with two.transaction("quicker") as other:
-                other.change("INSERT INTO main.b VALUES (1)")
+        def overtaken() -> None:
+            with one.transaction("overtaken") as transaction:
+                transaction.change("INSERT INTO main.a VALUES (2)")
+                with two.transaction("quicker") as other:
+                    other.change("INSERT INTO main.b VALUES (1)")
+
+        with pytest.raises(LakeConflict):
+            overtaken()
         assert one.query("SELECT k FROM main.a") == [(1,)]
         assert newest(one) == seen + 2
