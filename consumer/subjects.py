@@ -108,7 +108,7 @@ def dead_subject(namespace: str, stream_id: StreamId | None) -> str:
     return f"{namespace}.dead.{stream_tokens(stream_id)}"
 
 
-def commit_subject(namespace: str, stream_id: StreamId | None) -> str:
+def commit_subject(namespace: str, stream_id: StreamId) -> str:
     """Return the subject on which a commit of a stream is announced."""
     return f"{namespace}.commits.{stream_tokens(stream_id)}"
 

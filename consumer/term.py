@@ -13,6 +13,7 @@ from importlib.metadata import version as installed_version
 
 import structlog
 
+from consumer.announcer import Announcer
 from consumer.broker import Broker
 from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import Definitions
@@ -124,12 +125,14 @@ class Term:
             )
             spool = held.enter_context(Spool(settings.spool_dir, settings.spool_max_bytes))
             self.metrics.spool_bytes.set_function(lambda: spool.used_bytes)
+            announcer = Announcer(broker)
             transforms = Transforms(
                 definitions.models,
                 definitions.streams,
                 max_delay_s=settings.transform_max_delay_ms / 1000,
                 rebuild_share=settings.transform_rebuild_share,
                 observe=self._observe_models,
+                announce=announcer.followed,
             )
             lake, epoch = await until_available(
                 "lake", lambda: self._begin(transforms, gaps), note=self.state.note, stop=self.stop
@@ -154,7 +157,10 @@ class Term:
                 lake=lake,
             )
             writer.start()
+            held.push_async_callback(announcer.close)
             held.push_async_callback(self._close_writer, writer)
+            announcing = asyncio.create_task(announcer.run(), name="announcements")
+            held.push_async_callback(end, [announcing])
             reading = replace(settings.lake(self.instance.replace("w-", "r-", 1)), may_create=False)
             reader = LakeReader(lambda: Lake(reading))
             # In a thread: a query of the sweep may hold it.

@@ -7,6 +7,7 @@ its own last run.
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from feeders import fault
 from feeders.epoch import Epoch, require_epoch
@@ -19,6 +20,25 @@ from feeders.streams import StreamId, StreamTable
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 MAX_TRIES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """What whoever follows the lake can rely on from now on.
+
+    Attributes:
+        streams: whose staging tables changed since they were last told of, or may have before this process began.
+        staging_snapshot: what was committed of them up to here is in their models,
+        model_snapshot: as they are in this snapshot,
+        runs: of which these ran just now,
+        held_back: and these did not, since they or one above them fail.
+    """
+
+    streams: frozenset[StreamId]
+    staging_snapshot: int
+    model_snapshot: int
+    runs: tuple[ModelRun, ...]
+    held_back: frozenset[str]
 
 
 class ModelFailed(Exception):
@@ -41,12 +61,19 @@ class Transforms:
         max_delay_s: float,
         rebuild_share: float = 0.3,
         observe: Callable[[Sequence[ModelRun]], None] = lambda _: None,
+        announce: Callable[[Followed], None] = lambda _: None,
     ) -> None:
         self._models = tuple(models)
         self._rebuild_share = rebuild_share
         self._tables = {stream.id: stream.qualified_table for stream in streams}
         self._max_delay_s = max_delay_s
         self._observe = observe
+        self._announce = announce
+        self._moved: set[StreamId] = set()
+        self._below = {
+            stream: frozenset(model.name for model in below(self._models, [table]))
+            for stream, table in self._tables.items()
+        }
         self._behind: set[str] = set()
         self._pending: set[tuple[str, str]] = set()
         self._behind_since = 0.0
@@ -55,9 +82,11 @@ class Transforms:
 
     def changed(self, streams: Iterable[StreamId]) -> None:
         """Notes that the staging tables of these streams changed."""
-        if not self._behind - self._failing.keys():
+        if not self._is_due:
             self._behind_since = time.monotonic()
-        tables = {self._tables[stream] for stream in streams}
+        moved = set(streams)
+        self._moved |= moved
+        tables = {self._tables[stream] for stream in moved}
         self._behind |= {model.name for model in below(self._models, tables)}
         self._pending |= {
             (model.name, each.table)
@@ -68,11 +97,19 @@ class Transforms:
 
     def due_in(self, *, idle: bool) -> float | None:
         """Seconds until `run` is due: at once when no work waits, else within the longest delay; None if never."""
-        if self._behind - self._failing.keys():
+        if self._is_due:
             return 0.0 if idle else max(0.0, self._behind_since + self._max_delay_s - time.monotonic())
         if self._behind:
             return max(0.0, self._retry_at - time.monotonic())
         return None
+
+    @property
+    def _is_due(self) -> bool:
+        return bool(self._behind - self._failing.keys()) or any(map(self._is_whole, self._moved))
+
+    def _is_whole(self, stream: StreamId) -> bool:
+        """Whether all models below a stream have all of it."""
+        return not self._below[stream] & self._behind
 
     def run(self, lake: Lake, epoch: Epoch) -> None:
         """Brings all models up to date that are behind.
@@ -84,13 +121,17 @@ class Transforms:
         wanted = [
             m for m in self._models if m.name in self._behind and (retry or m.name not in self._failing)
         ]
+        if not wanted:
+            snapshot = newest_snapshot(lake)
+            self._tell((), staging_snapshot=snapshot, model_snapshot=snapshot)
+            return
         failed: dict[str, StatementFailed] = {}
         forced: dict[str, str] = {}
         while True:
             held_back = self._held_back(failed)
             try:
                 tried = [m for m in wanted if m.name not in held_back]
-                runs = self._bring_up(tried, failed, forced, lake, epoch)
+                runs, snapshot = self._bring_up(tried, failed, forced, lake, epoch)
                 break
             except NeedsRebuild as error:
                 forced[error.model.name] = error.reason
@@ -100,6 +141,24 @@ class Transforms:
                     lake.close()
         self._settle(wanted, failed)
         self._observe(runs)
+        done = tuple(run for run in runs if run.error is None)
+        self._tell(done, staging_snapshot=snapshot, model_snapshot=snapshot + 1)
+
+    def _tell(self, runs: tuple[ModelRun, ...], *, staging_snapshot: int, model_snapshot: int) -> None:
+        """Tells of the streams whose models ran, or have nothing to do."""
+        done = {run.model for run in runs}
+        streams = {s for s in self._moved if self._below[s] & done or self._is_whole(s)}
+        if streams:
+            self._announce(
+                Followed(
+                    streams=frozenset(streams),
+                    staging_snapshot=staging_snapshot,
+                    model_snapshot=model_snapshot,
+                    runs=runs,
+                    held_back=frozenset(self._behind),
+                )
+            )
+        self._moved -= {stream for stream in streams if self._is_whole(stream)}
 
     def not_run(self, error: LakeError) -> None:
         """Tells that a run was lost to an error of the lake; the models stay behind."""
@@ -111,12 +170,11 @@ class Transforms:
 
     def load_behind(self, lake: Lake) -> None:
         """Finds out at the start of a term which models are behind their inputs, or were changed, or never ran."""
-        moved = {
-            StreamId(source=source, stream=stream): snapshot
-            for source, stream, snapshot in lake.query(
-                "SELECT source, stream, snapshot_id FROM meta.feeder_cursors"
-            )
-        }
+        cursors = lake.query("SELECT source, stream, snapshot_id, files FROM meta.feeder_cursors")
+        moved = {StreamId(source=row[0], stream=row[1]): int(row[2]) for row in cursors}
+        # Whoever wrote before may have committed and then died before it told anybody.
+        landed = {StreamId(source=row[0], stream=row[1]) for row in cursors if row[3]}
+        self._moved |= landed & self._tables.keys()
         done: dict[str, tuple[int, str, bool]] = {
             model: (snapshot, model_hash, failing)
             for model, snapshot, model_hash, failing in lake.query(
@@ -160,7 +218,7 @@ class Transforms:
         forced: Mapping[str, str],
         lake: Lake,
         epoch: Epoch,
-    ) -> list[ModelRun]:
+    ) -> tuple[list[ModelRun], int]:
         runs = [ModelRun(model=name, seconds=0.0, error=str(error)) for name, error in failed.items()]
         with lake.transaction("transforms") as transaction:
             require_epoch(transaction, epoch)
@@ -183,7 +241,7 @@ class Transforms:
                 ],
             )
             fault.point("transformed")
-        return runs
+        return runs, run.snapshot
 
     def _graph_run(self, transaction: Transaction, forced: Mapping[str, str]) -> GraphRun:
         return GraphRun(
@@ -197,9 +255,9 @@ class Transforms:
         )
 
 
-def newest_snapshot(transaction: Transaction) -> int:
-    """What the transaction sees of all that is committed."""
-    return int(transaction.query("SELECT id FROM lakehouse.current_snapshot()")[0][0])
+def newest_snapshot(lake: Transaction | Lake) -> int:
+    """What is seen of all that is committed."""
+    return int(lake.query("SELECT id FROM lakehouse.current_snapshot()")[0][0])
 
 
 def rebuild_now(lake: Lake, models: Sequence[Model]) -> list[ModelRun]:
