@@ -4,7 +4,6 @@ import asyncio
 import json
 from typing import TypedDict, cast
 
-import nats.errors
 import pytest
 
 from consumer.embedded.identity import Tenant
@@ -44,7 +43,7 @@ def fetch(tenant: Tenant) -> list[Announced]:
                 got = cast("Announced", json.loads(message.data))
                 assert message.subject == f"{tenant.namespace}.commits.{got['source']}.{got['stream']}"
             return [cast("Announced", json.loads(message.data)) for message in messages]
-        except nats.errors.TimeoutError:
+        except TimeoutError:
             return []
         finally:
             await client.close()
