@@ -159,8 +159,6 @@ class Term:
             writer.start()
             held.push_async_callback(announcer.close)
             held.push_async_callback(self._close_writer, writer)
-            announcing = asyncio.create_task(announcer.run(), name="announcements")
-            held.push_async_callback(end, [announcing])
             reading = replace(settings.lake(self.instance.replace("w-", "r-", 1)), may_create=False)
             reader = LakeReader(lambda: Lake(reading))
             # In a thread: a query of the sweep may hold it.
@@ -209,7 +207,7 @@ class Term:
                 replayed=services.replays.settled,
             )
             gaps.start_sweeping(is_new_lake=epoch == 1, sweep_at_start=settings.sweep_at_start)
-            await self._work(broker, bucket, reader, writer, pool, gaps, services)
+            await self._work(broker, bucket, reader, writer, pool, gaps, services, announcer)
 
     async def _prepare(self, broker: Broker) -> bool:
         """Sets up js_streams and subscriptions; says whether the queue had to be made."""
@@ -284,6 +282,7 @@ class Term:
         pool: WorkerPool,
         gaps: Gaps,
         services: Services,
+        announcer: Announcer,
     ) -> None:
         """Runs ingress and workers until the term ends, then drains."""
 
@@ -311,6 +310,7 @@ class Term:
             asyncio.create_task(gaps.sweeping.run(sweep_whole), name="sweep"),
             asyncio.create_task(self._look_around(broker, bucket, writer, gaps), name="look around"),
             asyncio.create_task(services.run(), name="services"),
+            asyncio.create_task(announcer.run(), name="announcements"),
         ]
         tail = make_filer_tail(
             self.settings, self.definitions.streams, broker, publish, self.metrics, gaps.note

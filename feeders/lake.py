@@ -210,6 +210,10 @@ def describe_create_table(create_table: str) -> tuple[tuple[str, str], ...]:
 
 @cache
 def _empty_database() -> duckdb.DuckDBPyConnection:
+    return _database_with_schemas()
+
+
+def _database_with_schemas() -> duckdb.DuckDBPyConnection:
     connection = memory_connection()
     for schema in SCHEMAS:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
@@ -220,9 +224,7 @@ class Scratch:
     """An empty database in memory with the lake's schemas, to bind SQL without a lake. Close it."""
 
     def __init__(self) -> None:
-        self._connection = memory_connection()
-        for schema in SCHEMAS:
-            self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        self._connection = _database_with_schemas()
 
     def query(self, sql: str) -> list[Row]:
         """Runs one statement.
