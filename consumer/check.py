@@ -64,9 +64,10 @@ async def run_checks(settings: Settings) -> AsyncIterator[Finding]:
     yield Finding(
         subject="project",
         status="ok",
-        found=f"{len(definitions.streams)} streams and {len(definitions.models)} models, from the {definitions.origin}",
+        found=f"{len(definitions.streams)} streams, {len(definitions.models)} models and"
+        f" {len(definitions.checks)} checks, from the {definitions.origin}",
     )
-    for error in check_models(definitions.models, definitions.tables):
+    for error in check_models(definitions.models, definitions.tables, definitions.checks):
         yield Finding(subject="project", status="wrong", found=str(error), cure="mend the file")
     checks: list[tuple[str, Check]] = [
         ("paths", lambda: check_paths(settings)),

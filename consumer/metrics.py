@@ -122,6 +122,23 @@ class Metrics:
             ["model"],
             registry=registry,
         )
+        self.model_mismatch_rows = Gauge(
+            "lotus_lake_model_mismatch_rows",
+            "How many rows of a model's last sample were not what its SELECT gives?",
+            ["model"],
+            registry=registry,
+        )
+        self.check_rows = Gauge(
+            "lotus_lake_check_rows",
+            "How many rows did a check return, of those that must return none?",
+            ["check", "severity"],
+            registry=registry,
+        )
+        self.verify_errors = Counter(
+            "lotus_lake_verify_errors_total",
+            "How often could a model's sample or a check not be read?",
+            registry=registry,
+        )
         self.events = Counter(
             "lotus_lake_events_total",
             "Which way in brought how many keys, new ones or ones already pending?",

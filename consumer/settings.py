@@ -216,6 +216,22 @@ class Settings(BaseSettings):
         le=1,
         description="A model of which a larger share of rows (and more than 1,000) is affected is rebuilt as a whole.",
     )
+    transform_rebuild_rows: int = Field(
+        20_000,
+        ge=0,
+        description="Until so many rows were loaded, changed models are rebuilt as a whole: that is quicker.",
+    )
+    transform_verify_interval_s: float = Field(
+        300.0,
+        ge=0,
+        description="How often a sample of each model is held against its SELECT, in idle moments; 0 is never.",
+    )
+    transform_verify_keys: int = Field(
+        100,
+        ge=1,
+        le=100_000,
+        description="So many keys of a model, and rows of each of its inputs, are a sample.",
+    )
     maintenance: bool = Field(
         True, description="Merge small files and expire old snapshots in idle moments, and clean up."
     )

@@ -6,7 +6,6 @@ in work are finished under one deadline, then the writer stops, then the connect
 
 import asyncio
 import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed_version
@@ -25,6 +24,7 @@ from consumer.gaps import Gaps
 from consumer.ingress.sweep import Swept, sweep_until_done
 from consumer.key import KeyWalk
 from consumer.metrics import Metrics
+from consumer.model_report import ModelReport
 from consumer.objects import Bucket
 from consumer.pending import pending_keys
 from consumer.service import Services, make_services
@@ -45,7 +45,8 @@ from feeders.lake import Engine, Lake
 from feeders.maintainer import Maintainer
 from feeders.reader import LakeReader
 from feeders.streams import StreamId
-from feeders.transform import ModelRun, Transforms
+from feeders.transform import Transforms
+from feeders.verify import Verifier
 from feeders.writer import Writer
 
 log = structlog.get_logger()
@@ -126,12 +127,13 @@ class Term:
             spool = held.enter_context(Spool(settings.spool_dir, settings.spool_max_bytes))
             self.metrics.spool_bytes.set_function(lambda: spool.used_bytes)
             announcer = Announcer(broker)
+            report = ModelReport(self.metrics)
             transforms = Transforms(
                 definitions.models,
                 definitions.streams,
                 max_delay_s=settings.transform_max_delay_ms / 1000,
                 rebuild_share=settings.transform_rebuild_share,
-                observe=self._observe_models,
+                observe=report.ran,
                 announce=announcer.followed,
             )
             lake, epoch = await until_available(
@@ -154,6 +156,7 @@ class Term:
                 upkeep=Maintainer(settings.maintenance_policy, Watcher(self.metrics))
                 if settings.maintenance
                 else None,
+                proof=make_verifier(settings, definitions, transforms, report),
                 lake=lake,
             )
             writer.start()
@@ -379,20 +382,22 @@ class Term:
         if not await asyncio.to_thread(writer.close, patience_s):
             log.warning("the writer's transaction did not end in time; its keys come again")
 
-    def _observe_models(self, runs: Sequence[ModelRun]) -> None:
-        for run in runs:
-            self.metrics.model_errors.labels(model=run.model).set(0 if run.error is None else 1)
-            if run.error is not None:
-                log.error("model held back", model=run.model, error=run.error)
-                continue
-            self.metrics.transform_seconds.labels(model=run.model).observe(run.seconds)
-            if run.how == "rebuild":
-                self.metrics.model_rebuilds.labels(model=run.model).inc()
-                detail = {"how": run.how, "reason": run.reason}
-            else:
-                self.metrics.model_keys.labels(model=run.model).inc(run.keys)
-                detail = {"how": run.how, "keys": run.keys}
-            log.info("model", model=run.model, rows=run.rows, seconds=round(run.seconds, 4), **detail)
+
+def make_verifier(
+    settings: Settings, definitions: Definitions, transforms: Transforms, report: ModelReport
+) -> Verifier | None:
+    """What proves the models while the service runs; None if that is off."""
+    if not settings.transform_verify_interval_s:
+        return None
+    return Verifier(
+        definitions.models,
+        definitions.checks,
+        report,
+        every_s=settings.transform_verify_interval_s,
+        sample=settings.transform_verify_keys,
+        is_current=transforms.is_current,
+        rebuilds=lambda: transforms.rebuilds,
+    )
 
 
 def report_sweep(error: Exception) -> None:

@@ -63,6 +63,7 @@ class GraphRun:
         pending: (model, staging table) where the table may have changed since the model's cursor.
         forced: models that are rebuilt in any case, and why.
         most_share: of a model's rows; where more keys are affected, it is rebuilt.
+        small: why every model of which an input changed is rebuilt; empty if the lake is large enough for less.
         remade: tables that were made anew: the feed does not tell what was in the ones before.
     """
 
@@ -73,6 +74,7 @@ class GraphRun:
     models: Mapping[str, Model]
     forced: Mapping[str, str]
     most_share: float
+    small: str = ""
     remade: set[str] = field(default_factory=set[str])
     _flows: dict[str, str] = field(default_factory=dict[str, str])
     _rebuilt: set[str] = field(default_factory=set[str])
@@ -125,8 +127,9 @@ class GraphRun:
             return "its file has changed"
         if rebuilt := [each.table for each in model.inputs if each.table in self._rebuilt]:
             return f"{rebuilt[0]} was rebuilt"
-        if model.rebuild_only and any(self._sources(model, each, cursor) for each in model.inputs):
-            return "it is only rebuilt"
+        whole = "it is only rebuilt" if model.rebuild_only else self.small
+        if whole and any(self._sources(model, each, cursor) for each in model.inputs):
+            return whole
         return ""
 
     def _affected(self, model: Model) -> int:

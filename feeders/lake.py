@@ -74,12 +74,14 @@ class LakeConfig:
         instance: names this process in PostgreSQL's list of sessions.
         may_create: make the lake if the catalog has none. False where one is known to be: in the middle of a
             restore the catalog is empty, and a new lake would be in the way of the old one.
+        at_snapshot: read the lake as it was in this snapshot, and write nothing; None is as it is.
     """
 
     catalog: Catalog
     store: ObjectStore
     data_path: str
     instance: str
+    at_snapshot: int | None = None
     memory_limit_bytes: int = 384 * 1024**2
     threads: int = 2
     temp_directory: Path | None = None
@@ -447,8 +449,10 @@ def attach(connection: duckdb.DuckDBPyConnection, config: LakeConfig) -> None:
         (session, config.data_path, catalog.schema),
     )
     may_create = "true" if config.may_create else "false"
+    as_of = "" if config.at_snapshot is None else f", SNAPSHOT_VERSION {config.at_snapshot:d}"
     connection.execute(
-        f"ATTACH 'ducklake:lake' AS {CATALOG_NAME} (DATA_INLINING_ROW_LIMIT 0, CREATE_IF_NOT_EXISTS {may_create})"
+        f"ATTACH 'ducklake:lake' AS {CATALOG_NAME}"
+        f" (DATA_INLINING_ROW_LIMIT 0, CREATE_IF_NOT_EXISTS {may_create}{as_of})"
     )
     connection.execute(f"USE {CATALOG_NAME}.main")
 

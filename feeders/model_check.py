@@ -1,8 +1,9 @@
-"""Do the models bind? Each against the tables that `ddl/` makes and the models above it, in a database without rows."""
+"""Do models and checks bind? Each against the tables of `ddl/` and the models above it, in a database without rows."""
 
 import re
 from collections.abc import Iterable, Sequence
 
+from feeders.checks import Check
 from feeders.increment import columns_of
 from feeders.lake import Scratch, StatementFailed
 from feeders.models import Input, Model
@@ -13,12 +14,15 @@ from feeders.types import quote_identifier
 _LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
 
 
-def check_models(models: Sequence[Model], tables: Iterable[Table]) -> list[SqlFileError]:
+def check_models(
+    models: Sequence[Model], tables: Iterable[Table], checks: Iterable[Check] = ()
+) -> list[SqlFileError]:
     """What is wrong with the models: one error for each at most, and none for what reads a model that has one.
 
     Args:
         models: in dependency order, as `load_models` returns them.
         tables: those of `ddl/`.
+        checks: what reads both; held to bind too.
     """
     scratch = Scratch()
     try:
@@ -36,6 +40,9 @@ def check_models(models: Sequence[Model], tables: Iterable[Table]) -> list[SqlFi
             except SqlFileError as error:
                 errors.append(error)
                 unknown.add(model.table)
+        for check in checks:
+            if not unknown & check.tables:
+                errors += _errors_of(scratch, check)
         return errors
     finally:
         scratch.close()
@@ -70,6 +77,14 @@ def _check(scratch: Scratch, model: Model) -> None:
         raise SqlFileError(model.path, what, line=model.inputs[0].line)
 
 
+def _errors_of(scratch: Scratch, check: Check) -> list[SqlFileError]:
+    try:
+        scratch.query(f"DESCRIBE {check.sql}\n")
+    except StatementFailed as error:
+        return [SqlFileError(check.path, f"does not bind: {_first_line(error)}", line=_line(check, error))]
+    return []
+
+
 def _check_map(scratch: Scratch, model: Model, each: Input, key_type: str) -> None:
     changed = f"WITH changed AS (SELECT * FROM {each.table}) {each.keys_sql}\n"
     try:
@@ -92,7 +107,7 @@ def _first_line(error: StatementFailed) -> str:
     return str(error).split("\n", 1)[0]
 
 
-def _line(model: Model, error: StatementFailed) -> int | None:
+def _line(model: Model | Check, error: StatementFailed) -> int | None:
     """The line of the file that DuckDB's text names, if it names one; its own first one has the DESCRIBE."""
     found = _LINE.search(str(error))
     return model.first_line + int(found[1]) - 1 if found else None

@@ -2,7 +2,7 @@
 
 `transforms/processed/{source}/int_{source}__{name}.sql` and `transforms/enriched/{domain}/fct_{name}.sql`
 make the tables `main.int_…` and `main.fct_…`. What a model reads comes from its SQL; tables stand there with
-their schema. Headers::
+their schema. (`transforms/checks/` is for feeders.checks.) Headers::
 
     -- key: order_id                          the model's key: one column, unique in its result, never null
     -- map: staging.a: id                     of table a, a changed row's `id` is the key it affects
@@ -18,7 +18,6 @@ key's result depends on, and may let through more: the result is cut down to the
 `-- rebuild_only: true` stands for all maps: such a model is rebuilt as a whole when anything that it reads changes.
 """
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -26,23 +25,18 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import sqlglot
-from sqlglot import exp
-from sqlglot.errors import SqlglotError
-
 from feeders.headers import Header, HeaderRule, Headers, parse_headers
+from feeders.model_sql import MODEL_SCHEMA, Reference, parse_query, references_of, require_known, tables_of
 from feeders.project import Project, ProjectError, SqlFileError
 from feeders.tables import STAGING_SCHEMA
 from feeders.types import quote_identifier
 
-MODEL_SCHEMA = "main"
 MODEL_HEADERS = {
     "key": HeaderRule(required=True),
     "map": HeaderRule(repeated=True),
     "restrict": HeaderRule(repeated=True),
     "rebuild_only": HeaderRule(choices=("true",)),
 }
-_OWN_NAMES = frozenset({"changed", "keys"})
 
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VALUE = re.compile(r"([A-Za-z0-9_]+\.[A-Za-z0-9_]+)\s*:\s*(.+)")
@@ -63,16 +57,6 @@ class Input:
     keys_sql: str
     restrict_sql: str
     line: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """Where a model's SELECT names a table: its characters from `start` up to `end`, and whether an alias follows."""
-
-    table: str
-    start: int
-    end: int
-    has_alias: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +117,7 @@ def load_models(project: Project) -> tuple[Model, ...]:
         models[model.table] = model
     staging = {f"{STAGING_SCHEMA}.{path.stem}" for path in project.ddl.glob("*/stg_*.sql")}
     for model in models.values():
-        _check_known(model, staging | models.keys())
+        require_known(model.path, (each.table for each in model.inputs), staging | models.keys())
     graph = {
         table: sorted(each.table for each in model.inputs if each.table in models)
         for table, model in sorted(models.items())
@@ -183,13 +167,9 @@ def _parse(path: Path) -> Model:
     key = headers.all("key")[0]
     if not _COLUMN.fullmatch(key.value):
         raise SqlFileError(path, f"header 'key' is {key.value!r}, not one column's name", line=key.line)
-    lines = text.splitlines(keepends=True)
-    while lines and (not lines[0].strip() or lines[0].lstrip().startswith("--")):
-        del lines[0]
-    first_line = len(text.splitlines()) - len(lines) + 1
-    sql = "".join(lines).rstrip().removesuffix(";").rstrip()
-    query = _query(path, sql, what="the model")
-    tables = _tables(query, path=path, own=())
+    sql, first_line = sql_below(text)
+    query = parse_query(path, sql, what="the model")
+    tables = tables_of(query, path=path, own=())
     rebuild_only = _is_rebuild_only(headers)
     return Model(
         name=path.stem,
@@ -198,12 +178,21 @@ def _parse(path: Path) -> Model:
         inputs=tuple(Input(table=table, keys_sql="", restrict_sql="") for table in sorted(tables))
         if rebuild_only
         else _inputs(headers, tables),
-        references=_references(query),
+        references=references_of(query),
         path=path,
         sql_hash=hashlib.sha256(text.encode()).hexdigest(),
         first_line=first_line,
         rebuild_only=rebuild_only,
     )
+
+
+def sql_below(text: str) -> tuple[str, int]:
+    """The SQL below the head of a file, without a semicolon at its end, and the line where it begins."""
+    lines = text.splitlines(keepends=True)
+    while lines and (not lines[0].strip() or lines[0].lstrip().startswith("--")):
+        del lines[0]
+    sql = "".join(lines).rstrip().removesuffix(";").rstrip()
+    return sql, len(text.splitlines()) - len(lines) + 1
 
 
 def _is_rebuild_only(headers: Headers) -> bool:
@@ -218,22 +207,6 @@ def _is_rebuild_only(headers: Headers) -> bool:
         what = f"header {others[0].name!r} in a model that is only rebuilt"
         raise SqlFileError(headers.path, what, line=others[0].line, hint="remove it, or `rebuild_only`")
     return True
-
-
-def _references(query: exp.Query) -> tuple[Reference, ...]:
-    found: list[Reference] = []
-    for table in query.find_all(exp.Table):
-        schema = table.args.get("db")
-        if isinstance(schema, exp.Identifier) and isinstance(table.this, exp.Identifier):
-            found.append(
-                Reference(
-                    table=f"{table.db}.{table.name}",
-                    start=schema.meta["start"],
-                    end=table.this.meta["end"] + 1,
-                    has_alias=bool(table.alias),
-                )
-            )
-    return tuple(sorted(found, key=lambda reference: reference.start))
 
 
 def _inputs(headers: Headers, tables: set[str]) -> tuple[Input, ...]:
@@ -292,47 +265,8 @@ def _by_table(headers: Headers, name: str, tables: set[str]) -> dict[str, tuple[
 
 def _check_map(path: Path, line: int, sql: str, *, own: str, tables: set[str]) -> None:
     """Check the SQL of a map or restrict: it parses, and reads what the model reads and nothing else."""
-    query = _query(path, sql, what="the map", line=line)
-    if others := sorted(_tables(query, path=path, own=(own,)) - tables):
+    query = parse_query(path, sql, what="the map", line=line)
+    if others := sorted(tables_of(query, path=path, own=(own,)) - tables):
         raise SqlFileError(
             path, f"the map reads {', '.join(others)}, which the model does not read", line=line
         )
-
-
-def _query(path: Path, sql: str, *, what: str, line: int | None = None) -> exp.Query:
-    try:
-        statements = sqlglot.parse(sql, dialect="duckdb")
-    except SqlglotError as error:
-        raise SqlFileError(path, f"{what} does not parse: {error}", line=line) from None
-    if len(statements) != 1 or not isinstance(query := statements[0], exp.Query):
-        raise SqlFileError(path, f"{what} is not one SELECT", line=line)
-    return query
-
-
-def _tables(query: exp.Query, *, path: Path, own: tuple[str, ...]) -> set[str]:
-    """Return the tables that a query reads, with their schemas, without its CTEs and the names in `own`."""
-    ctes = {cte.alias for cte in query.find_all(exp.CTE)}
-    if taken := sorted(_OWN_NAMES & {name.lower() for name in ctes}):
-        raise SqlFileError(path, f"has a WITH of the name {taken[0]}, which maps and restricts read")
-    local = ctes | set(own)
-    found: set[str] = set()
-    for table in query.find_all(exp.Table):
-        if not isinstance(table.this, exp.Identifier) or table.catalog:
-            what = f"reads {table.sql(dialect='duckdb')}, which is not a table of this lake"
-            raise SqlFileError(path, what, hint=f"read {STAGING_SCHEMA}.… and {MODEL_SCHEMA}.… only")
-        if table.db:
-            found.add(f"{table.db}.{table.name}")
-        elif table.name not in local:
-            what = f"reads {table.name!r}, a name without schema"
-            raise SqlFileError(
-                path, what, hint=f"{STAGING_SCHEMA}.{table.name} or {MODEL_SCHEMA}.{table.name}?"
-            )
-    return found
-
-
-def _check_known(model: Model, known: set[str]) -> None:
-    for each in model.inputs:
-        if each.table not in known:
-            near = difflib.get_close_matches(each.table, sorted(known), n=1)
-            hint = f"is it {near[0]}?" if near else "tables are made by ddl/ and transforms/"
-            raise SqlFileError(model.path, f"reads {each.table}, which nothing makes", hint=hint)

@@ -60,11 +60,13 @@ class Transforms:
         *,
         max_delay_s: float,
         rebuild_share: float = 0.3,
+        rebuild_rows: int = 0,
         observe: Callable[[Sequence[ModelRun]], None] = lambda _: None,
         announce: Callable[[Followed], None] = lambda _: None,
     ) -> None:
         self._models = tuple(models)
         self._rebuild_share = rebuild_share
+        self._rebuild_rows = rebuild_rows
         self._tables = {stream.id: stream.qualified_table for stream in streams}
         self._max_delay_s = max_delay_s
         self._observe = observe
@@ -79,6 +81,8 @@ class Transforms:
         self._behind_since = 0.0
         self._failing: dict[str, float] = {}
         self._retry_at = 0.0
+        self.rebuilds = 0
+        """How many models were rebuilt so far."""
 
     def changed(self, streams: Iterable[StreamId]) -> None:
         """Notes that the staging tables of these streams changed."""
@@ -111,6 +115,10 @@ class Transforms:
         """Whether all models below a stream have all of it."""
         return not self._below[stream] & self._behind
 
+    def is_current(self, model: str) -> bool:
+        """Whether a model has all that was committed, as far as this process knows."""
+        return model not in self._behind
+
     def run(self, lake: Lake, epoch: Epoch) -> None:
         """Brings all models up to date that are behind.
 
@@ -140,6 +148,7 @@ class Transforms:
                 if error.error.invalidates_instance:
                     lake.close()
         self._settle(wanted, failed)
+        self.rebuilds += sum(run.how == "rebuild" for run in runs)
         self._observe(runs)
         done = tuple(run for run in runs if run.error is None)
         self._tell(done, staging_snapshot=snapshot, model_snapshot=snapshot + 1)
@@ -252,7 +261,21 @@ class Transforms:
             models={model.table: model for model in self._models},
             forced=forced,
             most_share=self._rebuild_share,
+            small=self._small(transaction),
         )
+
+    def _small(self, transaction: Transaction) -> str:
+        """Why all changed models are rebuilt: a small lake is read whole in less time than its changes are found.
+
+        Once it is no longer small it is not asked again.
+        """
+        if not self._rebuild_rows:
+            return ""
+        [(rows,)] = transaction.query("SELECT coalesce(sum(rows), 0) FROM meta.feeder_cursors")
+        if int(rows) < self._rebuild_rows:
+            return f"fewer than {self._rebuild_rows:,} rows were loaded so far"
+        self._rebuild_rows = 0
+        return ""
 
 
 def newest_snapshot(lake: Transaction | Lake) -> int:

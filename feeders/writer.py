@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from feeders.append import apply_batch, key_of
-from feeders.duties import FollowUp, Tried, Upkeep
+from feeders.duties import Duty, FollowUp, Tried, Upkeep
 from feeders.epoch import Epoch, require_epoch
 from feeders.failures import Failure
 from feeders.lake import (
@@ -91,6 +91,7 @@ class Writer:
         limits: BatchLimits,
         follow_up: FollowUp | None = None,
         upkeep: Upkeep | None = None,
+        proof: Duty | None = None,
         lake: Lake | None = None,
     ) -> None:
         self._open_lake = open_lake
@@ -102,6 +103,7 @@ class Writer:
         self._duties = (
             *([Tried(follow_up, follows_commits=True)] if follow_up else []),
             *([Tried(upkeep, follows_commits=False)] if upkeep else []),
+            *([Tried(proof, follows_commits=False)] if proof else []),
         )
         self.keys_in_work = 0
         """How many keys are on their way here, or wait for their result; set from any thread."""

@@ -42,19 +42,21 @@ class ModelPlay:
         *,
         variants: Mapping[str, Sequence[Model]],
         rebuild_share: float,
+        rebuild_rows: int = 0,
     ) -> None:
         self._variants = variants
         self.defined: Definitions = definitions()
         self.models: Sequence[Model] = self.defined.models
         self.runs: list[ModelRun] = []
         self._tenant, self._folder, self._rebuild_share = tenant, folder, rebuild_share
+        self._rebuild_rows = rebuild_rows
         self._streams = {stream.id: stream for stream in self.defined.streams}
         self._encoders = {each: Encoder(self._streams[each].columns) for each in MAKERS}
         self._bodies: dict[str, bytes] = {}
         self._loads = 0
         self._clock = LedgerClock()
         self.lake: Lake = open_lake(tenant)
-        self._epoch = start_term(self.lake, self.defined)
+        self.epoch = start_term(self.lake, self.defined)
         self.transforms = self._transforms()
 
     def land(self, dice: random.Random, files: int) -> None:
@@ -86,14 +88,14 @@ class ModelPlay:
     def follow(self) -> None:
         """The models' run after a commit."""
         if self.transforms.due_in(idle=True) is not None:
-            self.transforms.run(self.lake, self._epoch)
+            self.transforms.run(self.lake, self.epoch)
 
     def restart(self, variant: str | None = None) -> None:
         """Another process takes over, with this variant of the models if one is given."""
         self.lake.close()
         self.models = self.models if variant is None else self._variants[variant]
         self.lake = open_lake(self._tenant)
-        self._epoch = start_term(self.lake, self.defined)
+        self.epoch = start_term(self.lake, self.defined)
         self.transforms = self._transforms()
 
     def maintain(self) -> None:
@@ -116,6 +118,7 @@ class ModelPlay:
             self.defined.streams,
             max_delay_s=0.0,
             rebuild_share=self._rebuild_share,
+            rebuild_rows=self._rebuild_rows,
             observe=self.runs.extend,
         )
         transforms.load_behind(self.lake)
@@ -123,7 +126,7 @@ class ModelPlay:
 
     def _commit(self, works: Sequence[Work]) -> None:
         with self.lake.transaction("a batch") as transaction:
-            apply_batch(transaction, works, epoch=self._epoch, clock=self._clock, open_failures=set())
+            apply_batch(transaction, works, epoch=self.epoch, clock=self._clock, open_failures=set())
         self.transforms.changed({work.stream.id for work in works if not isinstance(work, Failure)})
 
     def _load(self, key: str, replay: Request | None) -> Load:

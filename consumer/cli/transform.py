@@ -5,8 +5,10 @@ import time
 from typing import Annotated
 
 import typer
+from rich.progress import track
 
 from consumer.cli.common import WRONG_USAGE, errors_shown, fail, stderr
+from consumer.cli.testing import run_one, up_to_date
 from consumer.definitions import load_definitions
 from consumer.election import new_instance_name
 from consumer.settings import load_settings
@@ -58,18 +60,63 @@ def check(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Bind every model, its maps and its restricts to the tables of ddl/. Needs no server; status 1 if one is wrong."""
+    """Bind all models, maps, restricts and checks to the tables of ddl/. Needs no server; status 1 if one is wrong."""
     with errors_shown():
         definitions = load_definitions(load_settings())
-        errors = check_models(definitions.models, definitions.tables)
+        errors = check_models(definitions.models, definitions.tables, definitions.checks)
     if as_json:
         wrong = [{"file": str(each.path), "line": each.line, "what": each.what} for each in errors]
-        typer.echo(json.dumps({"models": len(definitions.models), "wrong": wrong}))
+        counts = {"models": len(definitions.models), "checks": len(definitions.checks)}
+        typer.echo(json.dumps({**counts, "wrong": wrong}))
     else:
         for each in errors:
             stderr.print(str(each), style="red", markup=False, highlight=False, soft_wrap=True)
-        typer.echo(f"{len(definitions.models)} models, {len(errors)} wrong")
+        typer.echo(
+            f"{len(definitions.models)} models and {len(definitions.checks)} checks, {len(errors)} wrong"
+        )
     raise typer.Exit(1 if errors else 0)
+
+
+@app.command("test")
+def run_tests(
+    *,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[CHECK|MODEL…]", help="All if none is named.")
+    ] = None,
+    keys: Annotated[
+        int,
+        typer.Option(min=1, help="So many keys of a model, and rows of each of its inputs, are its sample."),
+    ] = 1000,
+    rows: Annotated[int, typer.Option(min=0, help="Show so many of the rows that a check returns.")] = 3,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output, without rows.")
+    ] = False,
+) -> None:
+    """Run the checks of transforms/checks/, and hold a sample of each model against its SELECT.
+
+    Both in a snapshot in which the models are up to date, so that it makes no difference what lands meanwhile.
+    Status 1 if a model is wrong or held back, or a check of severity error returned rows.
+    """
+    with errors_shown():
+        settings = load_settings()
+        definitions = load_definitions(settings)
+        known = {each.name: each for each in (*definitions.models, *definitions.checks)}
+        if unknown := [name for name in names or [] if name not in known]:
+            hint = f"there are {', '.join(known)}"
+            fail(f"no such check or model: {', '.join(unknown)}", WRONG_USAGE, hint=hint)
+        wanted = [known[name] for name in dict.fromkeys(names or known)]
+        with up_to_date(settings, definitions) as (lake, held_back):
+            tested = [
+                run_one(lake, what, held_back, sample=keys, examples=0 if as_json else rows)
+                for what in track(wanted, description="testing", console=stderr, transient=True)
+            ]
+    if as_json:
+        typer.echo(json.dumps({"tested": [each.as_json() for each in tested]}))
+    else:
+        for each in tested:
+            each.show()
+        typer.echo(f"{len(tested)} tested, {sum(each.is_bad for each in tested)} wrong")
+    raise typer.Exit(1 if any(each.is_bad for each in tested) else 0)
 
 
 @app.command()

@@ -137,4 +137,4 @@ def test_a_project_folder_of_ones_own_wins(installed: Installed, tenant: Tenant,
     done = installed.run("lotus-lake", "check", "--json", env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     (project,) = (each["found"] for each in json.loads(done.stdout) if each["subject"] == "project")
-    assert project == "9 streams and 10 models, from the LOTUS_PROJECT_DIR"
+    assert project == "9 streams, 10 models and 14 checks, from the LOTUS_PROJECT_DIR"

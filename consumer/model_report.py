@@ -1,0 +1,68 @@
+"""What becomes of the models, as metrics and log lines."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from consumer.metrics import Metrics
+from feeders.checks import Check
+from feeders.increment import ModelRun
+from feeders.models import Model
+from feeders.verify import Checked, Compared
+
+log = structlog.get_logger()
+
+
+class ModelReport:
+    """Tells of runs, samples and checks. From the writer's thread."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def ran(self, runs: Sequence[ModelRun]) -> None:
+        """Models ran, or are held back by an error."""
+        metrics = self._metrics
+        for run in runs:
+            metrics.model_errors.labels(model=run.model).set(0 if run.error is None else 1)
+            if run.error is not None:
+                log.error("model held back", model=run.model, error=run.error)
+                continue
+            metrics.transform_seconds.labels(model=run.model).observe(run.seconds)
+            if run.how == "rebuild":
+                metrics.model_rebuilds.labels(model=run.model).inc()
+                detail = {"how": run.how, "reason": run.reason}
+            else:
+                metrics.model_keys.labels(model=run.model).inc(run.keys)
+                detail = {"how": run.how, "keys": run.keys}
+            log.info("model", model=run.model, rows=run.rows, seconds=round(run.seconds, 4), **detail)
+
+    def compared(self, result: Compared) -> None:
+        """A sample of a model was held against its SELECT."""
+        model = result.model.name
+        self._metrics.model_mismatch_rows.labels(model=model).set(result.rows)
+        if result.rows:
+            log.error(
+                "model is wrong",
+                model=model,
+                keys=result.keys,
+                rows=result.rows,
+                hint=f"`lotus-lake transform rebuild {model}` mends it; please report what went before",
+            )
+
+    def checked(self, result: Checked) -> None:
+        """A check ran."""
+        check = result.check
+        self._metrics.check_rows.labels(check=check.name, severity=check.severity).set(result.rows)
+        if result.rows:
+            log.log(
+                40 if check.severity == "error" else 30,
+                "check returned rows",
+                check=check.name,
+                rows=result.rows,
+                hint=f"`lotus-lake transform test {check.name}` shows them",
+            )
+
+    def failed(self, what: Model | Check | None, error: Exception) -> None:
+        """A sample or a check could not be read."""
+        self._metrics.verify_errors.inc()
+        log.warning("not verified", what="the models" if what is None else what.name, error=str(error))
