@@ -13,7 +13,13 @@ import aiohttp
 
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
-from consumer.landing.compare import SALES_SELECT_LIST, Difference, compare_sales
+from consumer.landing.compare import (
+    ENGAGEMENT_SELECT_LIST,
+    SALES_SELECT_LIST,
+    Difference,
+    compare_engagement,
+    compare_sales,
+)
 from consumer.landing.generate import Landing, LandingFile
 from consumer.landing.write import Landed, run_landing
 from consumer.objects import open_bucket
@@ -57,8 +63,8 @@ class Report:
     streams: tuple[StreamReport, ...]
     files_landed: int
     files_loaded: int
-    difference: Difference
-    fct_sales_rows: int
+    sales: Difference
+    engagement: Difference
     put_to_staging_ms: tuple[float, ...]
     put_to_fct_ms: tuple[float, ...]
     sample: tuple[Row, ...]
@@ -79,11 +85,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether everything landed is loaded exactly once and the sales are the expected ones."""
+        """Whether everything landed is loaded exactly once and the models are the expected ones."""
         return (
             self.files_landed == self.files_loaded
             and all(each.rows_landed == each.rows_loaded for each in self.streams)
-            and self.difference.equal
+            and self.sales.equal
+            and self.engagement.equal
             and self.dead_letters == 0
             and self.consumer_status == 0
         )
@@ -96,8 +103,10 @@ class Report:
             "files_loaded": self.files_loaded,
             "rows_landed": self.rows_landed,
             "rows_loaded": self.rows_loaded,
-            "fct_sales_rows": self.fct_sales_rows,
-            "fct_sales_equal": self.difference.equal,
+            "fct_sales_rows": self.sales.found_rows,
+            "fct_sales_equal": self.sales.equal,
+            "fct_customer_engagement_rows": self.engagement.found_rows,
+            "fct_customer_engagement_equal": self.engagement.equal,
             "put_to_staging_ms_p50": percentile(self.put_to_staging_ms, 0.50),
             "put_to_staging_ms_p99": percentile(self.put_to_staging_ms, 0.99),
             "put_to_fct_ms_p50": percentile(self.put_to_fct_ms, 0.50),
@@ -277,10 +286,11 @@ def report(
     files_loaded: int,
     seconds: float,
 ) -> Report:
-    """Counts staging, compares fct_sales row by row, and puts the figures together."""
+    """Counts staging, compares both fct tables row by row, and puts the figures together."""
     lake = Lake(reader_config(settings))
     try:
-        found = lake.query(f"SELECT {SALES_SELECT_LIST} FROM main.fct_sales")
+        sales = lake.query(f"SELECT {SALES_SELECT_LIST} FROM main.fct_sales")
+        engagement = lake.query(f"SELECT {ENGAGEMENT_SELECT_LIST} FROM main.fct_customer_engagement")
         sample = lake.query(
             "SELECT order_id, customer_id, financial_status, gross_sales, discounts, returns, net_sales, shipping,"
             " taxes, total_sales FROM main.fct_sales ORDER BY order_id LIMIT 10"
@@ -308,8 +318,8 @@ def report(
         ),
         files_landed=files_landed,
         files_loaded=files_loaded,
-        difference=compare_sales(landing.expected_sales(), found),
-        fct_sales_rows=len(found),
+        sales=compare_sales(landing.expected_sales(), sales),
+        engagement=compare_engagement(landing.expected_engagement(), engagement),
         put_to_staging_ms=tuple(value for values in staging.values() for value in values),
         put_to_fct_ms=tuple(value for values in fct.values() for value in values),
         sample=tuple(sample),

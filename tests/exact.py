@@ -5,7 +5,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from consumer.landing.compare import SALES_SELECT_LIST, compare_sales
+from consumer.landing.compare import (
+    ENGAGEMENT_SELECT_LIST,
+    SALES_SELECT_LIST,
+    compare_engagement,
+    compare_sales,
+)
+from consumer.landing.engagement import expected_engagement
 from consumer.landing.expected import expected_sales
 from feeders.arrow import pq
 from feeders.lake import Lake
@@ -43,7 +49,8 @@ def assert_lake_exact(bucketful: Bucketful) -> None:
     """Asserts that the lake holds the bucket's objects, each exactly once, and agrees with itself.
 
     Every row of staging by `_airbyte_raw_id`; ledger and cursors against it and each other; each model against
-    its own SELECT over the whole input; sales against what was computed without SQL; dead letters by reason.
+    its own SELECT over the whole input; sales and engagement against what was computed
+    without SQL; dead letters by reason.
     """
     lake = Lake(lake_config(bucketful.tenant, instance="r-exact"))
     try:
@@ -172,4 +179,8 @@ def _assert_sales(lake: Lake, bucketful: Bucketful) -> None:
     sales = lake.query(f"SELECT {SALES_SELECT_LIST} FROM main.fct_sales")
     expected = expected_sales(objects[key] for key in bucketful.bodies if key in objects)
     difference = compare_sales(expected, sales)
+    assert difference.equal, difference.describe()
+    engagement = lake.query(f"SELECT {ENGAGEMENT_SELECT_LIST} FROM main.fct_customer_engagement")
+    profiles = expected_engagement((objects[key] for key in bucketful.bodies if key in objects), expected)
+    difference = compare_engagement(profiles, engagement)
     assert difference.equal, difference.describe()

@@ -129,7 +129,8 @@ def show(report: Report) -> None:
     for row in report.sample:
         sales.add_row(*("" if value is None else str(value) for value in row))
     stdout.print(sales)
-    typer.echo(report.difference.describe())
+    typer.echo(report.sales.describe())
+    typer.echo(report.engagement.describe())
     if report.versions_not_seen:
         typer.echo(
             f"{report.versions_not_seen} versions were overwritten before they were read, and are in no latency"

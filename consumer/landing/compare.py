@@ -1,41 +1,51 @@
-"""The rows that are in `main.fct_sales`, held against the rows that must be there."""
+"""The rows that are in `main.fct_sales` or `main.fct_customer_engagement`, held against those that must be there."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from consumer.landing.engagement import ENGAGEMENT_COLUMNS, EngagementRow
 from consumer.landing.expected import SALES_COLUMNS, SalesRow
 
 MAX_EXAMPLES = 5
 
-_TIMESTAMPS = ("order_date", "cancelled_at", "_airbyte_extracted_at")
-# DuckDB's client can't hand out a TIMESTAMPTZ without pytz, which we don't have: microseconds it is.
-SALES_SELECT_LIST = ", ".join(
-    f"epoch_us({column}) AS {column}" if column in _TIMESTAMPS else column for column in SALES_COLUMNS
-)
+Key = int | str
+_TIMESTAMPS = ("order_date", "cancelled_at", "_airbyte_extracted_at", "first_event_at", "last_event_at")
+
+
+def _select_list(columns: Iterable[str]) -> str:
+    # DuckDB's client can't hand out a TIMESTAMPTZ without pytz, which we don't have: microseconds it is.
+    return ", ".join(f"epoch_us({each}) AS {each}" if each in _TIMESTAMPS else each for each in columns)
+
+
+SALES_SELECT_LIST = _select_list(SALES_COLUMNS)
 """What to SELECT from `main.fct_sales` for `compare_sales`."""
+ENGAGEMENT_SELECT_LIST = _select_list(ENGAGEMENT_COLUMNS)
+"""What to SELECT from `main.fct_customer_engagement` for `compare_engagement`."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How two tables of sales differ. Names order ids and columns, never the values of a row.
+    """How a table differs from what it must hold. Names keys and columns, never the values of a row.
 
     Attributes:
+        table: its name.
         expected_rows: rows that must be there.
         found_rows: rows that are there.
-        missing: expected order ids that were not found.
-        unexpected: found order ids that were not expected (text of it, if it is no number).
-        repeated: order ids that were found more than once.
-        by_column: for each column that differs, the order ids where it does.
+        missing: expected keys that were not found.
+        unexpected: found keys that were not expected, as text.
+        repeated: keys that were found more than once.
+        by_column: for each column that differs, the keys where it does.
     """
 
+    table: str
     expected_rows: int
     found_rows: int
-    missing: tuple[int, ...]
+    missing: tuple[Key, ...]
     unexpected: tuple[str, ...]
-    repeated: tuple[int, ...]
-    by_column: Mapping[str, tuple[int, ...]]
+    repeated: tuple[Key, ...]
+    by_column: Mapping[str, tuple[Key, ...]]
 
     @property
     def equal(self) -> bool:
@@ -43,56 +53,79 @@ class Difference:
         return not (self.missing or self.unexpected or self.repeated or self.by_column)
 
     def describe(self) -> str:
-        """Returns a few lines for a person: counts, and some order ids to look at."""
+        """Returns a few lines for a person: counts, and some keys to look at."""
         if self.equal:
-            return f"fct_sales is as expected: {self.found_rows} rows"
-        lines = [f"fct_sales differs: {self.found_rows} rows found, {self.expected_rows} expected"]
+            return f"{self.table} is as expected: {self.found_rows} rows"
+        lines = [f"{self.table} differs: {self.found_rows} rows found, {self.expected_rows} expected"]
         findings: list[tuple[str, Sequence[object]]] = [
             ("missing", self.missing),
             ("unexpected", self.unexpected),
             ("found more than once", self.repeated),
-            *((f"column {column} differs", ids) for column, ids in self.by_column.items()),
+            *((f"column {column} differs", keys) for column, keys in self.by_column.items()),
         ]
-        for what, ids in findings:
-            if ids:
-                examples = ", ".join(str(each) for each in ids[:MAX_EXAMPLES])
-                more = ", ..." if len(ids) > MAX_EXAMPLES else ""
-                lines.append(f"  {what}: {len(ids)} orders ({examples}{more})")
+        for what, keys in findings:
+            if keys:
+                examples = ", ".join(str(each) for each in keys[:MAX_EXAMPLES])
+                more = ", ..." if len(keys) > MAX_EXAMPLES else ""
+                lines.append(f"  {what}: {len(keys)} rows ({examples}{more})")
         return "\n".join(lines)
 
 
 def compare_sales(expected: Mapping[int, SalesRow], found: Iterable[Sequence[object]]) -> Difference:
-    """Compares row by row.
+    """Compares `main.fct_sales` row by row.
 
     Args:
         expected: rows by order id.
         found: the columns of `SALES_COLUMNS` in order; timestamps with a zone, or as microseconds since 1970.
     """
+    wanted: dict[Key, tuple[object, ...]] = {key: row.values() for key, row in expected.items()}
+    return _compare("fct_sales", SALES_COLUMNS, wanted, found)
+
+
+def compare_engagement(
+    expected: Mapping[str, EngagementRow], found: Iterable[Sequence[object]]
+) -> Difference:
+    """Compares `main.fct_customer_engagement` row by row.
+
+    Args:
+        expected: rows by profile id.
+        found: the columns of `ENGAGEMENT_COLUMNS` in order; timestamps as for `compare_sales`.
+    """
+    wanted: dict[Key, tuple[object, ...]] = {key: row.values() for key, row in expected.items()}
+    return _compare("fct_customer_engagement", ENGAGEMENT_COLUMNS, wanted, found)
+
+
+def _compare(
+    table: str,
+    columns: Sequence[str],
+    expected: Mapping[Key, tuple[object, ...]],
+    found: Iterable[Sequence[object]],
+) -> Difference:
     unexpected: list[str] = []
-    repeated: list[int] = []
-    by_column: dict[str, list[int]] = {}
-    seen: set[int] = set()
+    repeated: list[Key] = []
+    by_column: dict[str, list[Key]] = {}
+    seen: set[Key] = set()
     found_rows = 0
     for values in found:
         found_rows += 1
-        order_id = values[0]
-        if not isinstance(order_id, int) or order_id not in expected:
-            unexpected.append(str(order_id))
-        elif order_id in seen:
-            repeated.append(order_id)
+        key = values[0]
+        if not isinstance(key, int | str) or key not in expected:
+            unexpected.append(str(key))
+        elif key in seen:
+            repeated.append(key)
         else:
-            seen.add(order_id)
-            wanted = expected[order_id].values()
-            for column, want, have in zip(SALES_COLUMNS, wanted, values, strict=True):
+            seen.add(key)
+            for column, want, have in zip(columns, expected[key], values, strict=True):
                 if not _same(want, have):
-                    by_column.setdefault(column, []).append(order_id)
+                    by_column.setdefault(column, []).append(key)
     return Difference(
+        table=table,
         expected_rows=len(expected),
         found_rows=found_rows,
-        missing=tuple(sorted(expected.keys() - seen)),
+        missing=tuple(sorted(expected.keys() - seen, key=str)),
         unexpected=tuple(unexpected),
         repeated=tuple(repeated),
-        by_column={column: tuple(ids) for column, ids in by_column.items()},
+        by_column={column: tuple(keys) for column, keys in by_column.items()},
     )
 
 

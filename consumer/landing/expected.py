@@ -58,6 +58,34 @@ class RefundVersion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CustomerVersion:
+    """One landed row of shopify.customers: what engagement needs of it."""
+
+    rank: Rank
+    customer_id: int
+    email: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProfileVersion:
+    """One landed row of klaviyo.profiles: what engagement needs of it."""
+
+    rank: Rank
+    profile_id: str
+    email: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventVersion:
+    """One landed row of klaviyo.events; `happened_at` in microseconds."""
+
+    rank: Rank
+    event_id: str
+    profile_id: str | None
+    happened_at: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ExpectedObject:
     """What the last content of a key brings. Versions are of rows with a key; `rows` counts all."""
 
@@ -65,6 +93,9 @@ class ExpectedObject:
     rows: int
     orders: tuple[OrderVersion, ...] = ()
     refunds: tuple[RefundVersion, ...] = ()
+    customers: tuple[CustomerVersion, ...] = ()
+    profiles: tuple[ProfileVersion, ...] = ()
+    events: tuple[EventVersion, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,8 +195,8 @@ def _sales_row(order: OrderVersion, refunds: Sequence[RefundVersion]) -> SalesRo
     return SalesRow(
         order_id=order.order_id,
         customer_id=order.customer_id,
-        order_date=_moment(order.order_date),
-        cancelled_at=_moment(order.cancelled_at),
+        order_date=moment(order.order_date),
+        cancelled_at=moment(order.cancelled_at),
         is_test_order=order.is_test_order,
         financial_status=order.financial_status,
         fulfillment_status=order.fulfillment_status,
@@ -186,5 +217,6 @@ def _amount(cents: int | None) -> Decimal | None:
     return None if cents is None else Decimal(cents).scaleb(-2)
 
 
-def _moment(microseconds: int | None) -> datetime | None:
+def moment(microseconds: int | None) -> datetime | None:
+    """A moment of a record as a table has it."""
     return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)

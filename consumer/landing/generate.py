@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from consumer.landing.dice import Dice
+from consumer.landing.engagement import EngagementRow, expected_engagement
 from consumer.landing.expected import ExpectedObject, SalesRow, expected_sales
 from consumer.landing.klaviyo import Account
 from consumer.landing.parquet import CODECS, Encoder
@@ -125,6 +126,10 @@ class Landing(Iterator[LandingFile]):
     def expected_sales(self) -> dict[int, SalesRow]:
         """Returns what `main.fct_sales` must hold once all files so far are loaded, by order id."""
         return expected_sales(self._objects.values())
+
+    def expected_engagement(self) -> dict[str, EngagementRow]:
+        """Returns what `main.fct_customer_engagement` must hold then, by profile id."""
+        return expected_engagement(self._objects.values(), self.expected_sales())
 
     def rows_expected(self, stream: StreamId | str) -> int:
         """Returns how many rows of a stream staging must hold: those of the last content of each key."""

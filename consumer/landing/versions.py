@@ -1,15 +1,28 @@
 """Landed rows to the versions that `expected.py` computes with, as precise as the file keeps them."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypedDict, cast
 
-from consumer.landing.expected import ExpectedObject, OrderVersion, Rank, RefundTransaction, RefundVersion
+from consumer.landing.expected import (
+    CustomerVersion,
+    EventVersion,
+    ExpectedObject,
+    OrderVersion,
+    ProfileVersion,
+    Rank,
+    RefundTransaction,
+    RefundVersion,
+)
 from consumer.landing.parquet import TimeUnit, cut_timestamp
 from consumer.landing.people import Row
 from feeders.streams import StreamId
 
 ORDERS = StreamId(source="shopify", stream="orders")
 REFUNDS = StreamId(source="shopify", stream="order_refunds")
+CUSTOMERS = StreamId(source="shopify", stream="customers")
+PROFILES = StreamId(source="klaviyo", stream="profiles")
+EVENTS = StreamId(source="klaviyo", stream="events")
 
 
 class _Money(TypedDict):
@@ -57,20 +70,84 @@ class _Refund(_Airbyte):
     transactions: list[_Transaction] | None
 
 
+class _ShopCustomer(_Airbyte):
+    id: int | None
+    email: str | None
+
+
+class _Attributes(TypedDict):
+    email: str | None
+
+
+class _Profile(_Airbyte):
+    id: str | None
+    attributes: _Attributes
+
+
+class _Reference(TypedDict):
+    id: str
+
+
+class _Related(TypedDict):
+    data: _Reference
+
+
+class _Relationships(TypedDict):
+    profile: _Related | None
+
+
+class _Event(_Airbyte):
+    id: str | None
+    datetime: int | None
+    relationships: _Relationships
+
+
 def expected_object(stream: StreamId, key: str, rows: Iterable[Row], time_unit: TimeUnit) -> ExpectedObject:
-    """Returns what a file of these rows, landed under this key, brings to the sales."""
+    """Returns what a file of these rows, landed under this key, brings to sales and engagement."""
     kept = list(rows)
+    whole = ExpectedObject(stream=str(stream), rows=len(kept))
     if stream == ORDERS:
         orders = (_order(cast("_Order", row), key, time_unit) for row in kept)
-        return ExpectedObject(
-            stream=str(stream), rows=len(kept), orders=tuple(each for each in orders if each)
-        )
+        return replace(whole, orders=tuple(each for each in orders if each))
     if stream == REFUNDS:
         refunds = (_refund(cast("_Refund", row), key, time_unit) for row in kept)
-        return ExpectedObject(
-            stream=str(stream), rows=len(kept), refunds=tuple(each for each in refunds if each)
-        )
-    return ExpectedObject(stream=str(stream), rows=len(kept))
+        return replace(whole, refunds=tuple(each for each in refunds if each))
+    if stream == CUSTOMERS:
+        customers = (_customer(cast("_ShopCustomer", row), key, time_unit) for row in kept)
+        return replace(whole, customers=tuple(each for each in customers if each))
+    if stream == PROFILES:
+        profiles = (_profile(cast("_Profile", row), key, time_unit) for row in kept)
+        return replace(whole, profiles=tuple(each for each in profiles if each))
+    if stream == EVENTS:
+        events = (_event(cast("_Event", row), key, time_unit) for row in kept)
+        return replace(whole, events=tuple(each for each in events if each))
+    return whole
+
+
+def _customer(row: _ShopCustomer, key: str, time_unit: TimeUnit) -> CustomerVersion | None:
+    if row["id"] is None:
+        return None
+    return CustomerVersion(rank=_rank(row, key, time_unit), customer_id=row["id"], email=row["email"])
+
+
+def _profile(row: _Profile, key: str, time_unit: TimeUnit) -> ProfileVersion | None:
+    if row["id"] is None:
+        return None
+    return ProfileVersion(
+        rank=_rank(row, key, time_unit), profile_id=row["id"], email=row["attributes"]["email"]
+    )
+
+
+def _event(row: _Event, key: str, time_unit: TimeUnit) -> EventVersion | None:
+    if row["id"] is None:
+        return None
+    happened, profile = row["datetime"], row["relationships"]["profile"]
+    return EventVersion(
+        rank=_rank(row, key, time_unit),
+        event_id=row["id"],
+        profile_id=None if profile is None else profile["data"]["id"],
+        happened_at=None if happened is None else cut_timestamp(happened, time_unit),
+    )
 
 
 def _rank(row: _Airbyte, key: str, time_unit: TimeUnit) -> Rank:

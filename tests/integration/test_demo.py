@@ -25,6 +25,8 @@ KEYS = [
     "rows_loaded",
     "fct_sales_rows",
     "fct_sales_equal",
+    "fct_customer_engagement_rows",
+    "fct_customer_engagement_equal",
     "put_to_staging_ms_p50",
     "put_to_staging_ms_p99",
     "put_to_fct_ms_p50",
@@ -50,6 +52,8 @@ def test_the_demo_ends_well() -> None:
     assert last["files_landed"] == last["files_loaded"] >= 12
     assert last["rows_landed"] == last["rows_loaded"] > 0
     assert last["fct_sales_rows"] > 0
+    assert last["fct_customer_engagement_rows"] > 0
+    assert last["fct_customer_engagement_equal"] is True
     assert 0 < last["put_to_staging_ms_p50"] <= last["put_to_staging_ms_p99"]
     assert 0 < last["put_to_fct_ms_p50"] <= last["put_to_fct_ms_p99"]
     for stream in ("shopify.orders", "klaviyo.events"):
@@ -71,6 +75,7 @@ def test_a_lake_that_lost_a_row_is_not_well(monkeypatch: pytest.MonkeyPatch) -> 
     def after_sabotage(settings: Settings, *arguments: Any) -> Report:
         lake = Lake(settings.lake("r-sabotage"))
         lake.query("DELETE FROM main.fct_sales WHERE order_id = (SELECT min(order_id) FROM main.fct_sales)")
+        lake.query("UPDATE main.fct_customer_engagement SET events = events + 1")
         lake.close()
         return honest(settings, *arguments)
 
@@ -79,10 +84,22 @@ def test_a_lake_that_lost_a_row_is_not_well(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 1, result.output
     last = json.loads(result.stdout.splitlines()[-1])
-    assert (last["ok"], last["fct_sales_equal"]) == (False, False)
+    assert (last["ok"], last["fct_sales_equal"], last["fct_customer_engagement_equal"]) == (False,) * 3
     assert last["files_landed"] == last["files_loaded"]
     assert last["rows_landed"] == last["rows_loaded"]
-    assert "missing: 1 orders" in result.stdout
+    assert "missing: 1 rows" in result.stdout
+
+
+def difference(table: str, *, missing: tuple[int | str, ...]) -> Difference:
+    return Difference(
+        table=table,
+        expected_rows=3,
+        found_rows=3,
+        missing=missing,
+        unexpected=(),
+        repeated=(),
+        by_column={},
+    )
 
 
 def report(
@@ -90,6 +107,7 @@ def report(
     rows_loaded: int = 10,
     files_loaded: int = 2,
     missing: tuple[int, ...] = (),
+    missing_profiles: tuple[str, ...] = (),
     dead_letters: int = 0,
     consumer_status: int | None = 0,
 ) -> Report:
@@ -114,10 +132,8 @@ def report(
         ),
         files_landed=2,
         files_loaded=files_loaded,
-        difference=Difference(
-            expected_rows=3, found_rows=3, missing=missing, unexpected=(), repeated=(), by_column={}
-        ),
-        fct_sales_rows=3,
+        sales=difference("fct_sales", missing=missing),
+        engagement=difference("fct_customer_engagement", missing=missing_profiles),
         put_to_staging_ms=(1.0,),
         put_to_fct_ms=(),
         sample=(),
@@ -135,6 +151,7 @@ def test_a_report_is_ok_only_if_every_stream_and_every_row_is() -> None:
     assert not report(rows_loaded=11).ok
     assert not report(files_loaded=1).ok
     assert not report(missing=(7,)).ok
+    assert not report(missing_profiles=("01A",)).ok
     assert not report(dead_letters=1).ok
     assert not report(consumer_status=1).ok
     assert not report(consumer_status=None).ok
