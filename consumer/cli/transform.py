@@ -81,7 +81,8 @@ def check(
 def run_tests(
     *,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME…]", help="Of models and checks; all if none is named.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME…]", help="Of models and checks; all if none is named."),
     ] = None,
     keys: Annotated[
         int,

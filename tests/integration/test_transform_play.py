@@ -53,6 +53,34 @@ def test_the_plays_were_of_changed_keys(play: ModelPlay) -> None:
     }
 
 
+def test_changes_that_expired_by_another_hand_are_rebuilt(
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Maintenance keeps the snapshots of the models' cursors; an operator's own expiry does not."""
+    play = make_play(stack.tenant("expired"), tmp_path_factory.mktemp("expired"))
+    dice = random.Random(4)
+    try:
+        play.land(dice, 12)
+        play.follow()
+        play.land(dice, 12)
+        *old, _ = [
+            n
+            for (n,) in play.lake.query("FROM ducklake_snapshots('lakehouse') SELECT snapshot_id ORDER BY 1")
+        ]
+        play.lake.query("SELECT count(*) FROM ducklake_expire_snapshots('lakehouse', versions => ?)", (old,))
+        play.runs.clear()
+        play.follow()
+        play.assert_equal()
+        assert any("its changes can't be read" in run.reason for run in play.runs)
+        play.land(dice, 12)
+        play.runs.clear()
+        play.follow()
+        play.assert_equal()
+        assert {run.how for run in play.runs} == {"incremental"}
+    finally:
+        play.close()
+
+
 def test_a_small_lake_is_rebuilt_until_it_is_no_longer_small(
     stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
