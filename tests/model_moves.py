@@ -11,14 +11,18 @@ import hypothesis.strategies as st
 from consumer.embedded.identity import Tenant
 from tests.model_play import ModelPlay, edited_models
 
-Variant = Literal["plain", "edited", "wider", "broken"]
+Variant = Literal["plain", "edited", "wider", "broken", "retyped", "retyped and broken"]
 Kind = Literal["land", "follow", "restart", "maintain", Variant]
 BROKEN = "int_shopify__customers"
+RETYPED = {"int_klaviyo__profiles": ("attributes.updated AS", "CAST(attributes.updated AS VARCHAR) AS")}
+"""Its table has to be made anew. What reads it reads the broken one too."""
 EDITS: dict[Variant, dict[str, tuple[str, str]]] = {
     "plain": {},
     "edited": {"int_shopify__orders": ("financial_status,", "upper(financial_status) AS financial_status,")},
     "wider": {BROKEN: ("EXCLUDE (_airbyte_raw_id)", "EXCLUDE (_airbyte_raw_id), length(email) AS letters")},
     "broken": {BROKEN: ("email,", "email_of_long_ago,")},
+    "retyped": RETYPED,
+    "retyped and broken": {**RETYPED, BROKEN: ("email,", "email_of_long_ago,")},
 }
 
 
@@ -39,6 +43,8 @@ CHANCES: dict[Kind, int] = {
     "edited": 1,
     "wider": 1,
     "broken": 2,
+    "retyped": 1,
+    "retyped and broken": 1,
 }
 MOVES = st.lists(
     st.builds(
@@ -56,6 +62,12 @@ WHILE_ONE_FAILS = [
     Move("plain", 0),
 ]
 """What reads the model that fails is held back, while its other inputs go on."""
+WHILE_ONE_IS_MADE_ANEW = [
+    *(*LANDINGS, Move("follow", 0)),
+    *(Move("retyped and broken", 0), *LANDINGS[::-1], Move("follow", 0)),
+    Move("retyped", 0),
+]
+"""What reads the model that fails is held back, while another of its inputs becomes another table."""
 
 
 def make_play(tenant: Tenant, folder: Path, *, rebuild_rows: int = 0) -> ModelPlay:
@@ -79,8 +91,11 @@ def run_play(play: ModelPlay, moves: Sequence[Move]) -> None:
                 play.assert_equal(but=broken)
             case "restart":
                 play.restart()
-            case "plain" | "edited" | "wider" | "broken":
-                broken = (BROKEN,) if move.kind == "broken" else ()
+            case "plain" | "edited" | "wider" | "retyped":
+                broken = ()
+                play.restart(move.kind)
+            case "broken" | "retyped and broken":
+                broken = (BROKEN,)
                 play.restart(move.kind)
             case "maintain":
                 play.maintain()
