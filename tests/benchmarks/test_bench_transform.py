@@ -4,159 +4,18 @@ By hand: keys, DELETE and INSERT of the cut-down SELECT for each model, and the 
 lake. Engine and hand take turns, each after a commit of its own, so the ratio holds whatever else runs.
 """
 
-import json
-import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from consumer.embedded.stack import Stack
-from feeders.epoch import Epoch
-from feeders.increment import ModelRun
-from feeders.lake import Lake
-from feeders.model_cursors import write_cursors
-from feeders.models import Model, below
-from feeders.streams import StreamId
-from feeders.transform import Transforms, newest_snapshot, rebuild_now
-from tests.benchmarks.figures import say, say_table, scaled, shown
-from tests.lakes import Definitions, definitions, open_lake, start_term
+from tests.benchmarks.figures import scaled
+from tests.benchmarks.orders_lake import CHANGED_KEYS, measure, say_times
 
 pytestmark = pytest.mark.bench
-CHANGED_KEYS = 1_000
-ROUNDS = 5
-FILES = 20
-ORDERS = StreamId(source="shopify", stream="orders")
-TABLE = "staging.stg_shopify__orders"
-BY_HAND = ("int_shopify__orders", "fct_sales")
-_INSERT = (
-    f"INSERT INTO {TABLE} (_airbyte_raw_id, _airbyte_extracted_at, id, created_at, financial_status,"
-    " total_line_items_price, total_tax, _source_file, year, month, day)"
-    " SELECT uuid()::VARCHAR, now(), id, now(), 'paid', 10 + id % 90, random(), ?, 2026, '07', '01' FROM"
-)
-
-
-@dataclass(kw_only=True)
-class OrdersLake:
-    """A lake with so many orders, one version each, in files in the order of their ids."""
-
-    lake: Lake
-    defined: Definitions
-    epoch: Epoch
-    rows: int
-    runs: list[ModelRun] = field(default_factory=list[ModelRun])
-    commits: int = 0
-
-    def __post_init__(self) -> None:
-        self.transforms = Transforms(
-            self.defined.models, self.defined.streams, max_delay_s=0.0, observe=self.runs.extend
-        )
-        self.models: Sequence[Model] = below(self.defined.models, [TABLE])
-        for part in range(FILES):
-            first, last = part * self.rows // FILES, (part + 1) * self.rows // FILES
-            self._commit("range(?, ?) AS r(id)", (first, last))
-        self.transforms.load_behind(self.lake)
-        self.transforms.run(self.lake, self.epoch)
-        self.runs.clear()
-
-    def change(self) -> str:
-        """New versions of random orders; returns their file."""
-        return self._commit(
-            "(SELECT DISTINCT (random() * ?)::BIGINT AS id FROM range(?))", (self.rows - 1, CHANGED_KEYS)
-        )
-
-    def by_engine(self) -> float:
-        """Seconds of the engine's run."""
-        self.change()
-        self.transforms.changed([ORDERS])
-        return timed(lambda: self.transforms.run(self.lake, self.epoch))
-
-    def by_hand(self) -> float:
-        """Seconds of the same statements by hand."""
-        file = self.change()
-        wanted = [model for model in self.models if model.name in BY_HAND]
-
-        def run() -> None:
-            with self.lake.transaction("by hand") as transaction:
-                transaction.query(
-                    "CREATE OR REPLACE TEMP TABLE keys AS"
-                    f" SELECT DISTINCT id AS key FROM {TABLE} WHERE _source_file = ?",
-                    (file,),
-                )
-                for model in wanted:
-                    affected = f"WHERE {model.key} IN (SELECT key FROM keys)"
-                    transaction.change(f"DELETE FROM {model.table} {affected}")
-                    transaction.change(
-                        f"INSERT INTO {model.table} SELECT * FROM ({model.restricted_sql}\n) {affected}"
-                    )
-                write_cursors(transaction, self.models, snapshot=newest_snapshot(transaction) + 1)
-
-        return timed(run)
-
-    def by_rebuild(self) -> float:
-        """Seconds of a rebuild."""
-        self.change()
-        return timed(lambda: rebuild_now(self.lake, self.models))
-
-    def _commit(self, source: str, parameters: tuple[object, ...]) -> str:
-        self.commits += 1
-        file = f"raw/shopify/orders/{self.commits}.parquet"
-        with self.lake.transaction("orders") as transaction:
-            transaction.change(f"{_INSERT} {source}", (file, *parameters))
-        return file
-
-
-def timed(run: Callable[[], object]) -> float:
-    """Seconds that it takes."""
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 @pytest.mark.timeout(3600)
-def test_models_after_a_thousand_changed_keys(stack: Stack, bench_scale: float) -> None:
-    figures: list[Sequence[str]] = []
-    medians: dict[int, float] = {}
-    for full in (10_000, 1_000_000):
-        rows = scaled(full, bench_scale, least=2 * CHANGED_KEYS)
-        defined = definitions()
-        lake = open_lake(stack.tenant(f"bench{full}"))
-        orders = OrdersLake(lake=lake, defined=defined, epoch=start_term(lake, defined), rows=rows)
-        orders.by_engine()
-        orders.by_hand()
-        orders.runs.clear()
-        engine, hand = zip(*((orders.by_engine(), orders.by_hand()) for _ in range(ROUNDS)), strict=True)
-        assert {run.how for run in orders.runs} == {"incremental"}
-        rebuild = orders.by_rebuild()
-        lake.close()
-        medians[full] = statistics.median(engine)
-        times = {"engine": medians[full], "hand": statistics.median(hand), "rebuild": rebuild}
-        by_model: defaultdict[str, list[float]] = defaultdict(list)
-        for run in orders.runs:
-            by_model[run.model].append(run.seconds)
-        models = {name: round(1000 * statistics.median(each), 1) for name, each in by_model.items()}
-        facts = {name: round(1000 * seconds, 1) for name, seconds in times.items()}
-        say(json.dumps({"bench": "transform", "rows": rows, "ms": facts, "model_ms": models}))
-        figures.append(
-            [
-                f"{rows:,}",
-                *(shown(1000 * times[name]) for name in ("engine", "hand", "rebuild")),
-                shown(times["engine"] / times["hand"], digits=2),
-                shown(times["engine"] / rebuild, digits=2),
-            ]
-        )
-    say_table(
-        [
-            "staging rows",
-            "engine, ms",
-            "by hand, ms",
-            "rebuild, ms",
-            "engine to hand (aim 1.3)",
-            "to rebuild",
-        ],
-        figures,
-    )
-    least, most = medians[10_000], medians[1_000_000]
-    say(json.dumps({"bench": "transform", "growth": round(most / least, 2)}))
+def test_models_after_a_thousand_changed_keys(stack: Stack, bench_scale: float, tmp_path: Path) -> None:
+    sizes = [scaled(rows, bench_scale, least=2 * CHANGED_KEYS) for rows in (10_000, 1_000_000)]
+    say_times([measure(stack, f"bench{rows}", rows=rows, folder=tmp_path) for rows in sizes])
