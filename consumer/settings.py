@@ -44,8 +44,8 @@ def duckdb_memory() -> int:
     """DuckDB's share of what this process may use, in bytes: the other half is for Python and what is being read."""
     found = memory()
     if found is None or not found.is_of_cgroup:
-        return 512 * MIB
-    return max(128 * MIB, min(512 * MIB, found.bytes // 2))
+        return 256 * MIB
+    return max(128 * MIB, min(256 * MIB, found.bytes // 2))
 
 
 class Settings(BaseSettings):
@@ -257,7 +257,8 @@ class Settings(BaseSettings):
     duckdb_memory_bytes: int = Field(
         default_factory=duckdb_memory,
         ge=128 * MIB,
-        description="Memory that DuckDB may use; half of the container's limit if that is less than 1 GiB.",
+        description="Memory that DuckDB may use; what does not fit goes to the spool's folder. By default half of the"
+        " container's limit if that is less than 512 MiB.",
     )
     duckdb_temp_bytes: int = Field(
         8192 * MIB,

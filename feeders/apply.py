@@ -19,6 +19,7 @@ from feeders.tables import STAGING_SCHEMA, Table
 SCHEMA_VERSION = 1
 MAX_CONFLICTS = 5
 MAX_REFUSED = 10
+GROUP_ROWS = 16_384
 LEDGER_GROUP_ROWS = 8192
 """A look-up decodes one such group of each file, instead of all keys. Smaller ones make the footers long."""
 
@@ -66,28 +67,32 @@ def apply_ddl(
             transaction.query(render(item.change, item.table))
         ensure_cursors(transaction, [stream.id for stream in streams])
         write_schema_version(transaction, version)
-    arrange_ledger(lake)
+    arrange_files(lake)
     return changes
 
 
-def arrange_ledger(lake: Lake) -> None:
-    """Has the ledger's files written in the order of their keys and in small row groups, merged ones too.
+def arrange_files(lake: Lake) -> None:
+    """Has files written in small row groups, and the ledger's in the order of their keys, merged ones too.
 
-    Each commit looks its keys up there: of a million rows it then reads some ten thousand. Files that are there stay
-    as they are.
+    A writer holds one row group of each of its threads in memory: of wide rows DuckDB's own 122,880 take more than all
+    else. Each commit looks its keys up in the ledger: of a million rows it then reads some ten thousand. Files that are
+    there stay as they are.
     """
-    wanted = str(LEDGER_GROUP_ROWS)
-    rows = lake.query(
-        "SELECT value FROM ducklake_options('lakehouse') WHERE option_name = 'parquet_row_group_size'"
-        " AND scope_entry = 'meta.feeder_files'"
+    found: dict[str | None, str] = dict(
+        lake.query(
+            "SELECT scope_entry, value FROM ducklake_options('lakehouse')"
+            " WHERE option_name = 'parquet_row_group_size'"
+        )
     )
-    if [value for (value,) in rows] == [wanted]:
+    if found.get(None) != str(GROUP_ROWS):
+        lake.query("CALL lakehouse.set_option('parquet_row_group_size', ?)", (str(GROUP_ROWS),))
+    if found.get("meta.feeder_files") == str(LEDGER_GROUP_ROWS):
         return
     # The option comes second: it says that both are done. DuckLake sets none for a table that is being created.
     lake.query("ALTER TABLE meta.feeder_files SET SORTED BY (key ASC)")
     lake.query(
         "CALL lakehouse.set_option('parquet_row_group_size', ?, schema => 'meta', table_name => 'feeder_files')",
-        (wanted,),
+        (str(LEDGER_GROUP_ROWS),),
     )
 
 

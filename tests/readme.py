@@ -17,7 +17,7 @@ _MIB = 1024**2
 
 FOUND_OUT = {
     "spool_dir": "below the system's temporary folder",
-    "duckdb_memory_bytes": "512 MiB, or half of the container's limit",
+    "duckdb_memory_bytes": "256 MiB, or half of the container's limit",
 }
 """The defaults that are found out at the start."""
 

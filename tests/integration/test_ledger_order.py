@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from consumer.embedded.identity import Tenant
-from feeders.apply import LEDGER_GROUP_ROWS
+from feeders.apply import GROUP_ROWS, LEDGER_GROUP_ROWS
 from feeders.lake import Lake
 from feeders.ledger import latest_states
 from feeders.maintenance import Policy, maintain_now
@@ -71,9 +71,41 @@ def test_a_lake_from_before_gets_it_once(tenant: Tenant) -> None:
         assert len(new) >= ROWS // LEDGER_GROUP_ROWS
         assert is_in_order(new)
 
-        before = schema_version(lake)
+        before = schema_version(lake), options(lake)
         start(lake, instance="w-test")
-        assert schema_version(lake) == before, "files of different schema versions would stay apart"
+        assert (schema_version(lake), options(lake)) == before, (
+            "files of other schema versions would stay apart"
+        )
+
+
+def options(lake: Lake) -> list[tuple[str | None, str, int]]:
+    """The options of row groups: of what, how large, and which version of its row in the catalog."""
+    with lake.config.catalog.connect(application="test") as connection:
+        return connection.execute(
+            "SELECT scope::text, value, xmin::text::bigint FROM ducklake_metadata"
+            " WHERE key = 'parquet_row_group_size' ORDER BY 1"
+        ).fetchall()
+
+
+def test_the_files_of_all_other_tables_have_small_row_groups(tenant: Tenant) -> None:
+    """A writer holds one of each of its threads in memory."""
+    table, rows = "feeder_failures", 3 * GROUP_ROWS
+    with lake_of(tenant, "w-test") as lake:
+        start(lake, instance="w-test")
+        with lake.transaction("many rows") as transaction:
+            transaction.change(f"INSERT INTO meta.{table} (key) SELECT n FROM range(?) r(n)", (rows,))
+        files = lake.query(
+            f"SELECT data_file FROM ducklake_list_files('lakehouse', '{table}', schema => 'meta')"
+        )
+        groups = [
+            count
+            for (file,) in files
+            for (count,) in lake.query(
+                "SELECT row_group_num_rows FROM parquet_metadata(?) WHERE path_in_schema = 'key'", (file,)
+            )
+        ]
+        assert sum(groups) == rows
+        assert max(groups) <= GROUP_ROWS
 
 
 def schema_version(lake: Lake) -> int:
