@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from consumer.settings import Settings
+from consumer.settings import ProjectSettings
 from feeders.checks import Check, load_checks
 from feeders.lake import describe_create_table
 from feeders.models import Model, load_models
@@ -22,7 +22,7 @@ class Definitions:
     checks: tuple[Check, ...]
 
 
-def load_definitions(settings: Settings) -> Definitions:
+def load_definitions(settings: ProjectSettings) -> Definitions:
     """Reads `ddl/` and `transforms/`.
 
     Raises:

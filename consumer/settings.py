@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -48,10 +48,34 @@ def duckdb_memory() -> int:
     return max(128 * MIB, min(256 * MIB, found.bytes // 2))
 
 
-class Settings(BaseSettings):
-    """All settings of the service. The unit of a number stands in its name."""
+S = TypeVar("S", bound="ProjectSettings")
+
+
+class ProjectSettings(BaseSettings):
+    """What the project's SQL files are read with: no server is needed for that."""
 
     model_config = SettingsConfigDict(env_prefix="LOTUS_", frozen=True, extra="ignore", populate_by_name=True)
+
+    project_dir: Path | None = Field(None, description="Folder with your own ddl/ and transforms/.")
+    landing_prefix: Annotated[str, BeforeValidator(_no_slashes)] = Field(
+        "raw", description="Prefix of all streams in the landing bucket."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Takes values from `load_settings` only, which says where they come from."""
+        return (init_settings,)
+
+
+class Settings(ProjectSettings):
+    """All settings of the service. The unit of a number stands in its name."""
 
     namespace: str = Field(
         "lake",
@@ -88,9 +112,6 @@ class Settings(BaseSettings):
     janitor_s3_secret_access_key: SecretStr | None = Field(None, description="The janitor's secret.")
 
     landing_bucket: str = Field("landing", description="Bucket that Airbyte writes to.")
-    landing_prefix: Annotated[str, BeforeValidator(_no_slashes)] = Field(
-        "raw", description="Prefix of all streams in the landing bucket."
-    )
     lake_path: Annotated[str, BeforeValidator(_closed)] = Field(
         "s3://lake/data/", pattern=r"^s3://[^/]+/.*", description="Where DuckLake keeps its data files."
     )
@@ -162,7 +183,6 @@ class Settings(BaseSettings):
         8080, ge=0, le=65535, description="Port of /metrics, /livez and /readyz; 0 takes a free one."
     )
 
-    project_dir: Path | None = Field(None, description="Folder with your own ddl/ and transforms/.")
     spool_dir: Annotated[Path, BeforeValidator(_no_pattern)] = Field(
         default_factory=lambda: Path(gettempdir()) / "lotus-lake-spool",
         description="Folder for objects that are being loaded.",
@@ -297,18 +317,6 @@ class Settings(BaseSettings):
         "info", pattern="^(debug|info|warning|error)$", description="Least level of log lines."
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Takes values from `load_settings` only, which says where they come from."""
-        return (init_settings,)
-
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         lake_bucket, _, lake_prefix = self.lake_path.removeprefix("s3://").partition("/")
@@ -412,12 +420,24 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     Raises:
         SettingsError: a setting is missing, unknown or wrong; says which and never prints a secret.
     """
-    values = os.environ if environment is None else environment
+    return _load(Settings, os.environ if environment is None else environment)
+
+
+def load_project_settings() -> ProjectSettings:
+    """Reads from the environment what the project's SQL files are read with.
+
+    Raises:
+        SettingsError: as `load_settings`, but for settings that are missing.
+    """
+    return _load(ProjectSettings, os.environ)
+
+
+def _load(kind: type[S], values: Mapping[str, str]) -> S:
     refuse_unknown(values)
-    source = EnvSettingsSource(Settings)
+    source = EnvSettingsSource(kind)
     source.env_vars = {name.lower(): value for name, value in values.items() if value}
     try:
-        return Settings(**source())
+        return kind(**source())
     except ValidationError as error:
         lines = [
             f"{variable_of(str(e['loc'][0])) if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors()

@@ -11,7 +11,7 @@ from consumer.cli.common import WRONG_USAGE, errors_shown, fail, stderr
 from consumer.cli.testing import run_one, up_to_date
 from consumer.definitions import load_definitions
 from consumer.election import new_instance_name
-from consumer.settings import load_settings
+from consumer.settings import load_project_settings, load_settings
 from feeders.lake import Lake
 from feeders.model_check import check_models
 from feeders.models import Model, below
@@ -62,7 +62,7 @@ def check(
 ) -> None:
     """Bind all models, maps, restricts and checks to the tables of ddl/. Needs no server; status 1 if one is wrong."""
     with errors_shown():
-        definitions = load_definitions(load_settings())
+        definitions = load_definitions(load_project_settings())
         errors = check_models(definitions.models, definitions.tables, definitions.checks)
     if as_json:
         wrong = [{"file": str(each.path), "line": each.line, "what": each.what} for each in errors]
@@ -127,7 +127,7 @@ def graph(
 ) -> None:
     """Show what each model reads, in the order in which they run."""
     with errors_shown():
-        models = load_definitions(load_settings()).models
+        models = load_definitions(load_project_settings()).models
     if as_json:
         typer.echo(json.dumps({model.table: [each.table for each in model.inputs] for model in models}))
         return

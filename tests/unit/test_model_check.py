@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from consumer.cli import app
 from feeders.model_check import check_models
 from feeders.models import load_models
 from feeders.project import SqlFileError, find_project
@@ -73,3 +75,10 @@ def test_a_model_that_is_only_rebuilt_has_its_select_bound(tmp_path: Path) -> No
     assert checked(tmp_path, int_shopify__x=head + SELECT) == []
     [error] = checked(tmp_path, int_shopify__x=head + SELECT.replace("customer.id", "none.id"))
     assert error.line == 3
+
+
+@pytest.mark.parametrize("command", ["check", "graph"])
+def test_the_command_needs_no_settings_of_servers(command: str) -> None:
+    done = CliRunner().invoke(app, ["transform", command])
+    assert done.exit_code == 0, done.output
+    assert str(len(DEFINED.models)) in done.stdout or "main.fct_sales" in done.stdout
