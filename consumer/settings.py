@@ -150,6 +150,10 @@ class Settings(ProjectSettings):
         None,
         description="host:port of the filer's gRPC, which is tailed for events; unset turns the tail off.",
     )
+    notifications: bool = Field(
+        True,
+        description="Take in what is published on {namespace}.events.>: SeaweedFS's own notifications, S3 events.",
+    )
     filer_tls_ca: Path | None = Field(
         None, description="CA certificate of the filer's gRPC, if it uses mutual TLS."
     )

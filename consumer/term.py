@@ -25,6 +25,7 @@ from consumer.ingress.sweep import Swept, sweep_until_done
 from consumer.key import KeyWalk
 from consumer.metrics import Metrics
 from consumer.model_report import ModelReport
+from consumer.notified import Notifications, Place
 from consumer.objects import Bucket
 from consumer.pending import pending_keys
 from consumer.service import Services, make_services
@@ -320,6 +321,17 @@ class Term:
         )
         if tail is not None:
             ingress.append(asyncio.create_task(tail.run(), name="filer tail"))
+        if self.settings.notifications:
+            notified = Notifications(
+                broker,
+                Place(bucket=self.settings.landing_bucket, prefix=self.settings.landing_prefix),
+                self.definitions.streams,
+                publish=publish,
+                writer=writer,
+                metrics=self.metrics,
+                gap=gaps.note,
+            )
+            ingress.append(asyncio.create_task(notified.run(), name="notifications"))
         if self.settings.maintenance:
             janitor = Janitor(
                 self.settings, self.instance, self.metrics, is_writer=lambda: self.election.is_held

@@ -12,9 +12,16 @@ from nats.js import errors as js_errors
 from nats.js.kv import KeyValue
 
 from consumer.broker import micro, setup
-from consumer.broker.config import BrokerConfig, Bucket, bucket_name, dead_stream, keys_stream
+from consumer.broker.config import (
+    BrokerConfig,
+    Bucket,
+    bucket_name,
+    dead_stream,
+    events_stream,
+    keys_stream,
+)
 from consumer.broker.connection import Connection
-from consumer.broker.delivery import Delivery
+from consumer.broker.delivery import Delivery, Settles
 from consumer.broker.micro import Endpoint, Reply
 from consumer.broker.pull import Pull
 from consumer.errors import NoResponder, Unavailable
@@ -104,7 +111,7 @@ class Broker:
         return self._queue_made_at
 
     async def subscribe(self, stream_ids: Iterable[StreamId]) -> tuple[str, ...]:
-        """Make one durable subscription for each stream, one for keys of no stream, and one for replays.
+        """Make one durable subscription for each stream, one each for keys of no stream, replays and notifications.
 
         Returns:
             The names of subscriptions that belong to no stream of these: nobody reads their keys.
@@ -147,9 +154,18 @@ class Broker:
         async with self._request("fetch key events"):
             if not self._client.is_connected:
                 raise nats.errors.ConnectionReconnectingError
-            pull = await self._pull(subscription_name(of))
+            pull = await self._pull(keys_stream(self.config).name, subscription_name(of))
             messages = await pull.fetch(min(batch, self.config.max_ack_pending), timeout_s)
-        return [self._delivery(message) for message in messages]
+        return [self._delivery(message, self) for message in messages]
+
+    async def fetch_notifications(self, batch: int, timeout_s: float) -> list[Delivery]:
+        """Claim up to `batch` raw notifications of whoever publishes on `{ns}.events.>`; as `fetch` does."""
+        async with self._request("fetch notifications"):
+            if not self._client.is_connected:
+                raise nats.errors.ConnectionReconnectingError
+            pull = await self._pull(events_stream(self.config).name, setup.EVENTS)
+            messages = await pull.fetch(min(batch, self.config.max_ack_pending), timeout_s)
+        return [self._delivery(message, _AnyQueue(self)) for message in messages]
 
     async def replays(self) -> set[Identity]:
         """Return the identities of replays that wait or are in flight; of more than 100,000 the first ones."""
@@ -175,6 +191,10 @@ class Broker:
             raise Unavailable(
                 "nats", "the queue was made anew since this key was claimed: a sweep brings it again"
             )
+        await self.settle_in_any(reply, verdict)
+
+    async def settle_in_any(self, reply: str, verdict: bytes) -> None:
+        """Send a claim's verdict, whichever queue the claim is of; for `Delivery` only."""
         async with self._request("settle a claim"):
             await self._client.request(reply, verdict, timeout=self.config.request_timeout_s)
 
@@ -289,7 +309,7 @@ class Broker:
         async with self._request(f"publish on {subject}"):
             await self._js.publish(subject, payload, timeout=self.config.request_timeout_s)
 
-    def _delivery(self, message: Msg) -> Delivery:
+    def _delivery(self, message: Msg, settles: Settles) -> Delivery:
         about = message.metadata
         return Delivery(
             payload=message.data,
@@ -297,16 +317,18 @@ class Broker:
             num_delivered=about.num_delivered,
             sequence=about.sequence.stream,
             published_at=about.timestamp,
-            _settles=self,
+            _settles=settles,
             _reply=message.reply,
+            headers=message.headers,
         )
 
-    async def _pull(self, durable: str) -> Pull:
-        pull = self._pulls.get(durable)
+    async def _pull(self, js_stream: str, durable: str) -> Pull:
+        api_subject = f"$JS.API.CONSUMER.MSG.NEXT.{js_stream}.{durable}"
+        pull = self._pulls.get(api_subject)
         if pull is None:
-            api_subject = f"$JS.API.CONSUMER.MSG.NEXT.{keys_stream(self.config).name}.{durable}"
             # Whoever gets a late one renews its claim at a quarter of ack_wait from then on: in time.
-            pull = self._pulls[durable] = Pull(self._client, api_subject, kept_s=self.config.ack_wait_s / 2)
+            pull = Pull(self._client, api_subject, kept_s=self.config.ack_wait_s / 2)
+            self._pulls[api_subject] = pull
         return pull
 
     async def _bucket(self, bucket: Bucket) -> KeyValue:
@@ -331,3 +353,14 @@ class Broker:
         """Drop what belonged to a client that is closed."""
         self._pulls.clear()
         self._kv.clear()
+
+
+class _AnyQueue:
+    """Settles claims of a queue that is not the one of keys: when that was made says nothing of them."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def settle(self, reply: str, verdict: bytes, *, claimed_of: datetime) -> None:
+        """Send a verdict and wait until the server has it."""
+        await self._broker.settle_in_any(reply, verdict)

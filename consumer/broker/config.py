@@ -77,17 +77,22 @@ def keys_stream(config: BrokerConfig) -> JsStream:
     )
 
 
+def events_stream(config: BrokerConfig) -> JsStream:
+    """Return what keeps raw notifications, as SeaweedFS and others publish them."""
+    return JsStream(
+        name=f"{config.namespace}_events",
+        subjects=(f"{config.namespace}.events.>",),
+        max_bytes=config.events_max_bytes,
+        max_age_s=7 * _DAY_S,
+    )
+
+
 def js_streams(config: BrokerConfig) -> tuple[JsStream, ...]:
     """Return all js_streams of a namespace."""
     ns = config.namespace
     return (
         keys_stream(config),
-        JsStream(
-            name=f"{ns}_events",
-            subjects=(f"{ns}.events.>",),
-            max_bytes=config.events_max_bytes,
-            max_age_s=7 * _DAY_S,
-        ),
+        events_stream(config),
         JsStream(
             name=f"{ns}_commits",
             subjects=(f"{ns}.commits.>",),

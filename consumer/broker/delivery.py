@@ -1,5 +1,6 @@
 """A claimed message, and the ways in which its claim ends."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -15,7 +16,7 @@ class Settles(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """A claimed key event. One of `done`, `later` and `dead` ends the claim; each waits for the server.
+    """A claimed key event or notification. One of `done`, `later` and `dead` ends the claim; each waits for the server.
 
     Attributes:
         payload: the event as it was sent, not yet validated.
@@ -23,6 +24,7 @@ class Delivery:
         num_delivered: 1 at first. An outage raises it as a broken file does, so it decides nothing.
         sequence: the position in the js_stream, the same at every delivery.
         published_at: when the server stored it.
+        headers: of the message; none if it has none.
     """
 
     payload: bytes
@@ -32,6 +34,7 @@ class Delivery:
     published_at: datetime
     _settles: "Settles" = field(repr=False)
     _reply: str = field(repr=False)
+    headers: Mapping[str, str] | None = None
 
     async def done(self) -> None:
         """Take the event out of the queue; it has its verdict."""

@@ -14,6 +14,7 @@ from consumer.broker.config import (
     Bucket,
     JsStream,
     bucket_name,
+    events_stream,
     js_streams,
     keys_stream,
 )
@@ -21,6 +22,8 @@ from consumer.errors import BrokerMisconfigured
 from consumer.subjects import Lane, stream_filter, subscription_name
 from feeders.streams import StreamId
 
+EVENTS = "events"
+"""The subscription to raw notifications."""
 _CONSUMERS_A_PAGE = 256
 _NAME_IN_USE = 10058
 
@@ -41,7 +44,7 @@ async def ensure(js: JetStreamContext, config: BrokerConfig) -> bool:
 async def subscribe(
     js: JetStreamContext, config: BrokerConfig, stream_ids: Iterable[StreamId]
 ) -> tuple[str, ...]:
-    """Make one durable subscription for each stream, one for keys of no stream, and one for replays.
+    """Make one durable subscription for each stream, one each for keys of no stream, replays and notifications.
 
     Returns:
         The names of subscriptions that belong to no stream of these: nobody reads their keys.
@@ -49,18 +52,21 @@ async def subscribe(
     wanted = {subscription_name(of): of for of in (*stream_ids, None, *Lane)}
     name = keys_stream(config).name
     for durable, of in wanted.items():
-        await js.add_consumer(
-            name,
-            api.ConsumerConfig(
-                durable_name=durable,
-                filter_subject=stream_filter(config.namespace, of),
-                ack_policy=api.AckPolicy.EXPLICIT,
-                ack_wait=config.ack_wait_s,
-                max_deliver=-1,  # attempts are ours (design D10)
-                max_ack_pending=config.max_ack_pending,
-            ),
-        )
+        await js.add_consumer(name, _subscription(config, durable, stream_filter(config.namespace, of)))
+    events = events_stream(config)
+    await js.add_consumer(events.name, _subscription(config, EVENTS, *events.subjects))
     return tuple(sorted([found async for found in _subscriptions(js, name) if found not in wanted]))
+
+
+def _subscription(config: BrokerConfig, durable: str, subjects: str) -> api.ConsumerConfig:
+    return api.ConsumerConfig(
+        durable_name=durable,
+        filter_subject=subjects,
+        ack_policy=api.AckPolicy.EXPLICIT,
+        ack_wait=config.ack_wait_s,
+        max_deliver=-1,  # attempts are ours (design D10)
+        max_ack_pending=config.max_ack_pending,
+    )
 
 
 async def _subscriptions(js: JetStreamContext, js_stream: str) -> AsyncIterator[str]:

@@ -1,0 +1,134 @@
+"""Notifications that others publish on `{ns}.events.>`: SeaweedFS's own (Go CDK v1 and v2) and S3 event JSON.
+
+Each is read, and the keys that it names are put into the queue; only then it is acknowledged. One that is not
+understood is recorded whole as a dead letter, and a sweep looks for what it was about. All of them are hints: what
+comes twice, or over another way too, is refused by the queue or known to the ledger.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from consumer.broker import Broker, Delivery
+from consumer.errors import Unavailable, Undecodable
+from consumer.events import KeyEvent
+from consumer.ingress.decode import decode
+from consumer.metrics import Metrics
+from consumer.settle import MOST_PAYLOAD_BYTES
+from consumer.sweeping import Reason
+from feeders.errors import LakeError, LakeFenced
+from feeders.failures import Failure
+from feeders.streams import StreamId, StreamTable
+from feeders.writer import Writer
+
+log = structlog.get_logger()
+
+WAY = "notifications"
+FETCH_MOST = 256
+IDLE_WAIT_S = 30.0
+RETRY_S = 1.0
+LONGEST_RETRY_S = 30.0
+
+Publish = Callable[[KeyEvent, StreamId | None], Awaitable[bool]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The objects that are ours: those of one bucket, below a prefix. No prefix: all of it."""
+
+    bucket: str
+    prefix: str
+
+    def holds(self, event: KeyEvent) -> bool:
+        """Whether an event is about one of them."""
+        below = f"{self.prefix}/" if self.prefix else ""
+        return event.bucket == self.bucket and event.key.startswith(below)
+
+
+class Notifications:
+    """Takes notifications in until it is cancelled. For one event loop, of the writer's term."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        place: Place,
+        streams: StreamTable,
+        *,
+        publish: Publish,
+        writer: Writer,
+        metrics: Metrics,
+        gap: Callable[[Reason, str | None], None],
+    ) -> None:
+        self._broker = broker
+        self._place = place
+        self._streams = streams
+        self._publish = publish
+        self._writer = writer
+        self._metrics = metrics
+        self._gap = gap
+
+    async def run(self) -> None:
+        """Claims them and takes them in.
+
+        Raises:
+            LakeFenced: another process writes now.
+        """
+        wait_s = RETRY_S
+        while True:
+            try:
+                found = await self._broker.fetch_notifications(FETCH_MOST, IDLE_WAIT_S)
+                for ended in await asyncio.gather(*map(self._take, found), return_exceptions=True):
+                    if ended is not None:
+                        raise ended
+            except LakeFenced:
+                raise
+            except (Unavailable, LakeError) as error:
+                # What was claimed comes again after ack_wait.
+                log.warning("notifications wait", error=str(error))
+                await asyncio.sleep(wait_s)
+                wait_s = min(LONGEST_RETRY_S, 2 * wait_s)
+            else:
+                wait_s = RETRY_S
+
+    async def _take(self, delivery: Delivery) -> None:
+        try:
+            events = decode(delivery.payload, delivery.headers, now=datetime.now(UTC))
+        except Undecodable as error:
+            await self._bury(delivery, error)
+            return
+        for event in events:
+            if self._place.holds(event):
+                route = self._streams.route(event.key)
+                await self._publish(event, route.stream.id if route else None)
+        await delivery.done()
+
+    async def _bury(self, delivery: Delivery, error: Undecodable) -> None:
+        """Evidence first: a row of meta.feeder_failures, then the payload on the feed; only then off the queue."""
+        detail: dict[str, str | int | None] = {
+            "error": error.reason,
+            "subject": delivery.subject,
+            "sequence": delivery.sequence,
+            "bytes": len(delivery.payload),
+        }
+        failure = Failure(
+            stream=None, bucket=None, key=None, etag=None, reason="undecodable", attempts=1, detail=detail
+        )
+        await asyncio.wrap_future(self._writer.submit(failure))
+        payload = delivery.payload[:MOST_PAYLOAD_BYTES]
+        announced: dict[str, object] = {
+            "schema": "lotus-lake.dead/1",
+            **asdict(failure),
+            "subject": delivery.subject,
+            "payload_base64": base64.b64encode(payload).decode(),
+        }
+        await self._broker.publish_dead(None, json.dumps(announced).encode())
+        await delivery.dead()
+        log.warning("undecodable notification", **detail)
+        self._metrics.undecodable.labels(way=WAY).inc()
+        self._metrics.dead.labels(source="_unrouted", stream="_", reason="undecodable").inc()
+        self._gap(Reason.UNDECODABLE, error.reason)
