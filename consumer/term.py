@@ -134,6 +134,7 @@ class Term:
                 definitions.streams,
                 max_delay_s=settings.transform_max_delay_ms / 1000,
                 rebuild_share=settings.transform_rebuild_share,
+                rebuild_rows=settings.transform_rebuild_rows,
                 observe=report.ran,
                 announce=announcer.followed,
             )

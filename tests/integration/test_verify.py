@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from prometheus_client import Counter
 
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
@@ -20,7 +21,15 @@ from tests.asking import command
 from tests.helpers import wait_until
 from tests.lakes import definitions, lake_config
 from tests.model_play import ModelPlay
-from tests.service import WORK_TIMEOUT_S, RunningService, put_all, running_service
+from tests.service import (
+    WORK_TIMEOUT_S,
+    RunningService,
+    order_key,
+    orders,
+    put,
+    put_all,
+    running_service,
+)
 
 ALL = 100_000
 
@@ -185,6 +194,13 @@ def test_the_service_tells_and_so_does_the_command(stack: Stack) -> None:
             timeout_s=WORK_TIMEOUT_S,
             what="a round in which all models are right",
         )
+        rebuilds = service.service.metrics.model_rebuilds.labels(model="int_shopify__orders")
+        before = counted(rebuilds)
+        with service.expecting(loaded=1):
+            put(tenant, order_key("one more"), orders(1, 2, 3))
+        wait_until(
+            lambda: counted(rebuilds) > before, timeout_s=WORK_TIMEOUT_S, what="a small lake's rebuild"
+        )
         nameless = "ok" if rows_of_check(service, "rows_without_a_key") == 0 else "warning"
         assert verdicts() == (0, {"fct_sales": "ok", "no_lost_orders": "ok", "rows_without_a_key": nameless})
         by_another_hand(tenant, "DELETE FROM main.fct_sales")
@@ -206,6 +222,11 @@ def test_the_service_tells_and_so_does_the_command(stack: Stack) -> None:
             what="a round after the rebuild",
         )
         assert verdicts()[0] == 0
+
+
+def counted(counter: Counter) -> float:
+    """How often."""
+    return counter._value.get()  # pyright: ignore[reportPrivateUsage] - prometheus has no other reading
 
 
 def by_another_hand(tenant: Tenant, statement: str) -> None:
