@@ -181,8 +181,9 @@ async def test_a_cancelled_fetch_loses_nothing(config: BrokerConfig) -> None:
         waiting = asyncio.create_task(broker.fetch(ORDERS, 5, 10))
 
         async def asked() -> bool:
-            pull = broker._pulls.get("keys==shopify==orders")  # pyright: ignore[reportPrivateUsage]
-            return pull is not None and pull._requests == 2  # pyright: ignore[reportPrivateUsage]
+            pulls = broker._pulls.items()  # pyright: ignore[reportPrivateUsage]
+            [*requests] = [each._requests for name, each in pulls if name.endswith(".keys==shopify==orders")]  # pyright: ignore[reportPrivateUsage]
+            return requests == [2]
 
         await wait_until_async(asked, what="the fetch waits for a message")
         waiting.cancel()

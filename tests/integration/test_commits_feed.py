@@ -64,7 +64,8 @@ def test_a_subscriber_hears_of_each_stream_and_again_after_a_restart(tenant: Ten
         return len({(each["source"], each["stream"]) for each in heard if each["models"]}) == STREAMS
 
     landing = Landing(seed=31, files=STREAMS, rows=(5, 20))
-    with running_service(tenant) as service:
+    by_changed_keys = {"LOTUS_TRANSFORM_REBUILD_ROWS": "0"}
+    with running_service(tenant, **by_changed_keys) as service:
         put_all(tenant, {file.key: file.body for file in landing})
         service.wait_for_outcomes(loaded=STREAMS)
         wait_until(heard_of_all, timeout_s=60, what="an announcement of each stream")
@@ -82,7 +83,7 @@ def test_a_subscriber_hears_of_each_stream_and_again_after_a_restart(tenant: Ten
 
     before = max(each["model_snapshot"] for each in heard)
     heard.clear()
-    with running_service(tenant):
+    with running_service(tenant, **by_changed_keys):
 
         def heard_of_all_again() -> bool:
             heard.extend(fetch(tenant))
