@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from feeders.streams import StreamId
+from consumer.subjects import Queued
 
 WAIT_S = 0.5
 
@@ -17,20 +17,20 @@ class Room:
     """
 
     def __init__(
-        self, pending: Callable[[StreamId | None], Awaitable[int]], max_pending: int, stalled_s: float
+        self, pending: Callable[[Queued], Awaitable[int]], max_pending: int, stalled_s: float
     ) -> None:
         self._pending = pending
         self._max_pending = max_pending
         self._stalled_s = stalled_s
-        self._left: dict[StreamId | None, int] = {}
-        self._stalled: set[StreamId | None] = set()
+        self._left: dict[Queued, int] = {}
+        self._stalled: set[Queued] = set()
 
     @property
-    def stalled(self) -> frozenset[StreamId | None]:
+    def stalled(self) -> frozenset[Queued]:
         """The streams that there was no room for."""
         return frozenset(self._stalled)
 
-    async def take(self, stream: StreamId | None) -> bool:
+    async def take(self, stream: Queued) -> bool:
         """Waits for room for one key; False if the stream is stalled. Raises Unavailable."""
         if stream in self._stalled:
             return False
@@ -40,7 +40,7 @@ class Room:
         self._left[stream] -= 1
         return True
 
-    async def _wait(self, stream: StreamId | None) -> bool:
+    async def _wait(self, stream: Queued) -> bool:
         least, moved_at = None, time.monotonic()
         while True:
             pending = await self._pending(stream)
