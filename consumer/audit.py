@@ -87,7 +87,7 @@ class Audit:
     limits: Limits
     rows_from: RowsFrom = "footers"
     at_once: int = 16
-    pauses_s: tuple[float, ...] = PAUSES_S
+    pauses_s: tuple[float, ...] = field(default_factory=lambda: PAUSES_S)
     tell: Callable[[str, int], None] = field(default=lambda _, __: None)
 
     async def run(self) -> Audited:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.audit import PAUSES_S, Audit, Audited, RowsFrom
+from consumer.audit import Audit, Audited, RowsFrom
 from consumer.audit_repair import Repair, Repaired
 from consumer.audit_scope import scope_of
 from consumer.broker import Broker
@@ -191,7 +191,6 @@ async def run_audit(
                 limits=settings.file_limits,
                 rows_from=request.rows_from,
                 at_once=settings.worker_reads,
-                pauses_s=PAUSES_S,
                 tell=lambda what, count: shown.update(f"auditing: {count:,} {what}"),
             )
             audited = await run.run()

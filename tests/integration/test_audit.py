@@ -51,7 +51,7 @@ ADDED = f"INSERT INTO {STAGING} (id, _source_file) VALUES (?, ?)"
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is on its way here, but where a test says so."""
-    monkeypatch.setattr("consumer.cli.audit.PAUSES_S", (0.0,))
+    monkeypatch.setattr("consumer.audit.PAUSES_S", (0.0,))
 
 
 @pytest.fixture
