@@ -38,7 +38,7 @@ RowsFrom = Literal["footers", "ledger", "none"]
 """Whose word it is how many rows an object has: its own footer's, the ledger's; or rows are not counted."""
 
 PAGE = 1000
-PAUSES_S = (0.5, 2.0)
+PAUSES_S = (0.5, 2.0, 5.0)
 """What differs is asked for again after these: a notification takes its time too."""
 HEADS_MOST = 1000
 """Of more keys that differ the bucket is listed again: a page of a listing tells of a thousand."""
@@ -277,6 +277,7 @@ class Audit:
     async def _read_footers(self) -> None:
         reader = FooterReader(bucket=self.bucket, limits=self.limits)
         objects = await self._read(evidence.begin_footers)
+        self.tell("footers to read", objects)
         for begin in range(0, objects, PAGE):
             page = await self._read(
                 lambda lake, begin=begin: evidence.footers_page(lake, begin=begin, size=PAGE)
