@@ -9,7 +9,6 @@ from nats.js import errors as js_errors
 
 from consumer.broker.config import BrokerConfig, keys_stream
 
-
 TIMEOUT_S = 60.0
 """Of a million subjects the server takes 14 s for a page (docs/performance.md)."""
 
