@@ -23,6 +23,7 @@ from consumer.events import KeyEvent
 from consumer.footers import FooterReader
 from consumer.landing.generate import Landing
 from feeders.auditing import Seen
+from feeders.lake import LakeError
 from feeders.parquet import Limits
 from tests.asking import Document, command
 from tests.bucketful import Bucketful, Mischief, removing_project
@@ -149,7 +150,7 @@ def test_what_was_broken_is_named_and_repaired(service: RunningService) -> None:
     status, document = audit(tenant)
     assert (status, set(found(document))) == (1, {None, E, STRAY})
     # What a person has put there, a person takes away.
-    service.rows(f"DELETE FROM {STAGING} WHERE _source_file = ? OR _source_file IS NULL", STRAY)
+    by_hand(service, f"DELETE FROM {STAGING} WHERE _source_file = ? OR _source_file IS NULL", STRAY)
     assert command(tenant, "replay", E).exit_code == 0
     status, document = audit(tenant)
     assert (status, found(document)) == (0, {})
@@ -159,17 +160,30 @@ def test_what_was_broken_is_named_and_repaired(service: RunningService) -> None:
 
 def break_it(service: RunningService) -> None:
     """In every way that there is."""
-    service.rows("DELETE FROM meta.feeder_files WHERE key IN (?, ?)", A, B)
-    service.rows(f"DELETE FROM {STAGING} WHERE _source_file = ?", B)
+    by_hand(service, "DELETE FROM meta.feeder_files WHERE key IN (?, ?)", A, B)
+    by_hand(service, f"DELETE FROM {STAGING} WHERE _source_file = ?", B)
     service.put(C, orders(20, 21, 22, 23))
-    service.rows(f"DELETE FROM {STAGING} WHERE id IN (30, 60)")
+    by_hand(service, f"DELETE FROM {STAGING} WHERE id IN (30, 60)")
     # Only the object's own footer tells.
-    service.rows("UPDATE meta.feeder_files SET rows = 2 WHERE key = ?", G)
-    service.rows(ADDED, 1001, E)
-    service.rows(ADDED, 1002, STRAY)
-    service.rows(ADDED, 1003, None)
+    by_hand(service, "UPDATE meta.feeder_files SET rows = 2 WHERE key = ?", G)
+    by_hand(service, ADDED, 1001, E)
+    by_hand(service, ADDED, 1002, STRAY)
+    by_hand(service, ADDED, 1003, None)
     delete_all(service.tenant, [F])
     service.put(NEW, orders(90))
+
+
+def by_hand(service: RunningService, sql: str, *parameters: object) -> None:
+    """Changes the lake beside the service. Whose commit comes first makes the other one fail, and nothing is kept."""
+
+    def change() -> bool:
+        try:
+            service.rows(sql, *parameters)
+        except LakeError:
+            return False
+        return True
+
+    wait_until(change, timeout_s=TIMEOUT_S, what="a commit beside the service's")
 
 
 def assert_narrowed(tenant: Tenant) -> None:
@@ -241,7 +255,7 @@ def test_nothing_is_called_unexplained_while_objects_land(
     monkeypatch.undo()
     landing = Bucketful(tenant=tenant, landing=Landing(seed=6, files=None, rows=(1, 20)))
     with running_service(tenant):
-        with landing.landing_meanwhile(40, rate=15, mischief=Mischief(breaks=0.1)):
+        with landing.landing_meanwhile(30, rate=25, mischief=Mischief(breaks=0.1)):
             wait_until(lambda: len(landing.etags) > 10, timeout_s=TIMEOUT_S, what="objects")
             status, document = audit(tenant)
             assert (status, found(document)) == (0, {}), document
