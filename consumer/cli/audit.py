@@ -24,7 +24,6 @@ from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import load_definitions
 from consumer.election import new_instance_name
 from consumer.errors import Misconfigured
-from consumer.logs import configure_logs
 from consumer.objects import Bucket
 from consumer.settings import Settings, load_settings
 from feeders.audit_findings import Finding, findings_page
@@ -83,7 +82,6 @@ def audit(
     ] = False,
 ) -> None:
     """Prove that bucket and lake agree: each object, each row; 1 if something is unexplained, repaired or not."""
-    configure_logs("warning", instance="audit")
     request = Request(
         prefix=prefix,
         source=source,
