@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from consumer.errors import NotFound, UnexpectedAnswer
 from consumer.objects import Bucket
 from consumer.tasks import end
+from feeders.audit_evidence import FooterVerdict
+from feeders.auditing import Seen
 from feeders.parquet import Limits
-from feeders.parquet_schema import FooterLimitError, parse_footer
+from feeders.parquet_schema import FooterLimitError, claimed_rows, parse_footer
+from feeders.streams import StreamId
 from feeders.thrift import FooterSyntaxError
 
 ALWAYS_READ = 100
@@ -19,6 +22,7 @@ AT_ONCE = 4
 """The workers read the same bucket at the same time."""
 TAIL_BYTES = 64 * 1024
 TRAILER_BYTES = 8
+LEAST_BYTES = 4 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,3 +81,62 @@ async def _rows(bucket: Bucket, key: str, size: int, limits: Limits) -> int | No
     except (NotFound, UnexpectedAnswer, FooterSyntaxError, FooterLimitError):
         return None
     return parsed.rows if 0 <= parsed.rows <= limits.max_rows else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FooterReader:
+    """Reads what the footers of objects claim, each of the very version that was asked for.
+
+    Files of a stream have footers of about the same length: of each object about as much is asked for as the last
+    footer of its stream took, so that one small GET does.
+
+    Attributes:
+        lengths: how many bytes are asked for at first, by stream.
+    """
+
+    bucket: Bucket
+    limits: Limits
+    lengths: dict[StreamId | None, int] = field(default_factory=dict["StreamId | None", int])
+
+    async def rows_of(self, seen: Seen) -> tuple[int | None, FooterVerdict]:
+        """Returns how many rows an object has, as its footer claims; without a number it is not "read".
+
+        Raises:
+            Unavailable: S3 does not answer.
+        """
+        try:
+            return await self._rows_of(seen)
+        except NotFound:
+            return None, "changed"
+        except UnexpectedAnswer:
+            # It may have become shorter than what was asked for.
+            return None, await self._is_still(seen)
+        except FooterSyntaxError:
+            return None, "unreadable"
+
+    async def _rows_of(self, seen: Seen) -> tuple[int | None, FooterVerdict]:
+        guess = min(TAIL_BYTES, self.lengths.get(seen.stream, TAIL_BYTES))
+        start = max(0, seen.size_bytes - guess)
+        part = await self.bucket.read_part(seen.key, start, guess)
+        if part.etag != seen.etag:
+            return None, "changed"
+        tail = part.body
+        length = int.from_bytes(tail[-TRAILER_BYTES:-4], "little")
+        if tail[-4:] != b"PAR1" or not 0 < length <= min(seen.size_bytes, self.limits.max_footer_bytes):
+            return None, "unreadable"
+        self.lengths[seen.stream] = max(LEAST_BYTES, length + length // 4)
+        if length + TRAILER_BYTES > len(tail):
+            start = max(0, seen.size_bytes - length - TRAILER_BYTES)
+            part = await self.bucket.read_part(seen.key, start, length + TRAILER_BYTES)
+            if part.etag != seen.etag:
+                return None, "changed"
+            tail = part.body
+        return claimed_rows(tail[-length - TRAILER_BYTES : -TRAILER_BYTES]), "read"
+
+    async def _is_still(self, seen: Seen) -> FooterVerdict:
+        try:
+            return "unreadable" if (await self.bucket.head(seen.key)).etag == seen.etag else "changed"
+        except NotFound:
+            return "changed"
+        except UnexpectedAnswer:
+            return "unreadable"

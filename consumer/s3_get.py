@@ -102,14 +102,19 @@ class Getter:
         self._endpoint = endpoint.rstrip("/")
         self._signer = S3SigV4Auth(credentials, "s3", region)
 
-    async def get(self, bucket: str, key: str) -> aiohttp.ClientResponse | None:
+    async def get(
+        self, bucket: str, key: str, *, part: tuple[int, int] | None = None
+    ) -> aiohttp.ClientResponse | None:
         """Returns an answer with a body to read, or None: then aiobotocore has to ask.
+
+        With `part` the body is of these bytes only, from the first to the last.
 
         Raises:
             TimeoutError, aiohttp.ClientError: no answer.
         """
+        wanted = {} if part is None else {"Range": f"bytes={part[0]}-{part[1]}"}
         request = AWSRequest(
-            "GET", f"{self._endpoint}/{quote(f'{bucket}/{key}', safe='/~')}", headers=dict(_UNSIGNED)
+            "GET", f"{self._endpoint}/{quote(f'{bucket}/{key}', safe='/~')}", headers={**_UNSIGNED, **wanted}
         )
         request.context["payload_signing_enabled"] = False
         self._signer.add_auth(request)
@@ -118,7 +123,10 @@ class Getter:
             headers={str(name): str(value) for name, value in request.headers.items()},
             allow_redirects=False,
         )
-        if answer.status == 200 and {"ETag", "Content-Length", "Last-Modified"} <= answer.headers.keys():
+        if (
+            answer.status == (200 if part is None else 206)
+            and {"ETag", "Content-Length", "Last-Modified"} <= answer.headers.keys()
+        ):
             return answer
         answer.release()
         return None

@@ -103,6 +103,12 @@ def stream_filter(namespace: str, of: Queued) -> str:
     return f"{namespace}.keys.{tokens}.*"
 
 
+def queue_filters(namespace: str, stream_id: StreamId) -> list[str]:
+    """Return the subject filters of all keys of a stream, its replays too, and of keys that no stream matches."""
+    replays = f"{namespace}.keys.{_REPLAY}.{stream_tokens(stream_id)}.*"
+    return [stream_filter(namespace, stream_id), replays, stream_filter(namespace, None)]
+
+
 def dead_subject(namespace: str, stream_id: StreamId | None) -> str:
     """Return the subject on which a dead letter of a stream is announced."""
     return f"{namespace}.dead.{stream_tokens(stream_id)}"

@@ -135,9 +135,9 @@ def decide(item: Load | Removal, state: KeyState | None) -> Outcome:
 
 
 def must_delete(outcome: Outcome, state: KeyState | None) -> bool:
-    """Says whether rows of the key have to go first."""
+    """Says whether rows of the key have to go first. Of a replay whatever the ledger says: it may be what is wrong."""
     present = state is not None and state.is_present
-    return present and outcome in (Outcome.REPLACED, Outcome.REPLAYED, Outcome.REMOVED)
+    return outcome is Outcome.REPLAYED or (present and outcome in (Outcome.REPLACED, Outcome.REMOVED))
 
 
 def delete_rows(transaction: Transaction, items: Sequence[Load | Removal]) -> None:

@@ -75,6 +75,7 @@ class LakeConfig:
         may_create: make the lake if the catalog has none. False where one is known to be: in the middle of a
             restore the catalog is empty, and a new lake would be in the way of the old one.
         at_snapshot: read the lake as it was in this snapshot, and write nothing; None is as it is.
+        read_only: DuckDB refuses every change of the lake; temporary tables are no part of it.
     """
 
     catalog: Catalog
@@ -82,6 +83,7 @@ class LakeConfig:
     data_path: str
     instance: str
     at_snapshot: int | None = None
+    read_only: bool = False
     memory_limit_bytes: int = 384 * 1024**2
     threads: int = 2
     temp_directory: Path | None = None
@@ -450,9 +452,10 @@ def attach(connection: duckdb.DuckDBPyConnection, config: LakeConfig) -> None:
     )
     may_create = "true" if config.may_create else "false"
     as_of = "" if config.at_snapshot is None else f", SNAPSHOT_VERSION {config.at_snapshot:d}"
+    read_only = ", READ_ONLY" if config.read_only else ""
     connection.execute(
         f"ATTACH 'ducklake:lake' AS {CATALOG_NAME}"
-        f" (DATA_INLINING_ROW_LIMIT 0, CREATE_IF_NOT_EXISTS {may_create}{as_of})"
+        f" (DATA_INLINING_ROW_LIMIT 0, CREATE_IF_NOT_EXISTS {may_create}{as_of}{read_only})"
     )
     connection.execute(f"USE {CATALOG_NAME}.main")
 

@@ -167,6 +167,26 @@ def parse_footer(data: bytes, *, max_columns: int, max_depth: int, max_row_group
     return ParsedFooter(schema=schema, rows=rows, row_groups=groups, created_by=parse_rest(reader, 4))
 
 
+def claimed_rows(data: bytes) -> int:
+    """Read a footer's number of rows, and pass over all the rest of it.
+
+    Raises:
+        FooterSyntaxError: the bytes are no footer.
+    """
+    reader = ThriftReader(data)
+    last = 0
+    while True:
+        kind, last = reader.field(last)
+        match (last, kind):
+            case (_, 0):
+                message = "it has no number of rows"
+                raise FooterSyntaxError(message)
+            case (3, 6):
+                return reader.signed()
+            case _:
+                reader.skip(kind)
+
+
 def _hold(what: str, found: int, allowed: int, limit: LimitName) -> None:
     if found > allowed:
         raise FooterLimitError(what, found, allowed, limit)

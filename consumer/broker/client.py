@@ -1,7 +1,7 @@
 """What we do over NATS: key events, feeds, and two small KV buckets."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 
 import nats.errors
@@ -24,6 +24,7 @@ from consumer.broker.connection import Connection
 from consumer.broker.delivery import Delivery, Settles
 from consumer.broker.micro import Endpoint, Reply
 from consumer.broker.pull import Pull
+from consumer.broker.subject_pages import list_subjects
 from consumer.errors import NoResponder, Unavailable
 from consumer.events import Identity, KeyEvent
 from consumer.subjects import (
@@ -32,6 +33,7 @@ from consumer.subjects import (
     commit_subject,
     dead_subject,
     key_subject,
+    queue_filters,
     stream_filter,
     subscription_name,
 )
@@ -173,6 +175,37 @@ class Broker:
         async with self._request("list replays"):
             info = await self._js.stream_info(keys_stream(self.config).name, subjects_filter=subjects)
         return {Identity(subject.rpartition(".")[2]) for subject in info.state.subjects or {}}
+
+    async def queued(self, of: StreamId | None) -> AsyncIterator[list[tuple[str, Identity]]]:
+        """Give the subjects of what waits or is in flight, each with its identity, in pages of the server's.
+
+        Of one stream, its replays and keys of no stream; or of all.
+
+        Raises:
+            Unavailable: no answer, or there is no queue.
+        """
+        namespace = self.config.namespace
+        filters = [f"{namespace}.keys.>"] if of is None else queue_filters(namespace, of)
+        for subjects in filters:
+            offset = 0
+            while True:
+                async with self._request("list key events"):
+                    page = await list_subjects(self._client, self.config, subjects, offset=offset)
+                yield [(subject, Identity(subject.rpartition(".")[2])) for subject in page.subjects]
+                offset += len(page.subjects)
+                if not page.subjects or offset >= page.total:
+                    break
+
+    async def queued_payload(self, subject: str) -> bytes | None:
+        """Return the payload of the message with this subject in the queue; None if it is not there any more."""
+        async with self._request("look at a key event"):
+            try:
+                message = await self._js.get_last_msg(keys_stream(self.config).name, subject)
+            except js_errors.NotFoundError as error:
+                if error.err_code != _NO_MESSAGE:
+                    raise
+                return None
+        return message.data or b""
 
     async def pending(self, of: Queued) -> tuple[int, int]:
         """Return how many key events of a stream wait, and how many are claimed."""

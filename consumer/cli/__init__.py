@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from consumer.cli import ddl, dead, transform
+from consumer.cli.audit import audit
 from consumer.cli.check import check
 from consumer.cli.demo import demo
 from consumer.cli.land import land
@@ -50,6 +51,7 @@ app.command()(status)
 app.command()(replay)
 app.add_typer(dead.app, name="dead")
 app.command()(sweep)
+app.command()(audit)
 app.command()(maintain)
 app.add_typer(ddl.app, name="ddl")
 app.add_typer(transform.app, name="transform")

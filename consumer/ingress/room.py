@@ -3,34 +3,36 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
-from feeders.streams import StreamId
+from consumer.subjects import Queued
+
+Of = TypeVar("Of", bound=Queued)
+"""Whose keys there is room for."""
 
 WAIT_S = 0.5
 
 
-class Room:
+class Room(Generic[Of]):
     """Counts down a stream's room in the queue, and asks again when it is used up.
 
     A stream whose full queue does not move for `stalled_s` (its keys are blocked, or nobody works) is *stalled*:
     from then on there is no room for it, so that the other streams of a sweep don't wait for it.
     """
 
-    def __init__(
-        self, pending: Callable[[StreamId | None], Awaitable[int]], max_pending: int, stalled_s: float
-    ) -> None:
+    def __init__(self, pending: Callable[[Of], Awaitable[int]], max_pending: int, stalled_s: float) -> None:
         self._pending = pending
         self._max_pending = max_pending
         self._stalled_s = stalled_s
-        self._left: dict[StreamId | None, int] = {}
-        self._stalled: set[StreamId | None] = set()
+        self._left: dict[Of, int] = {}
+        self._stalled: set[Of] = set()
 
     @property
-    def stalled(self) -> frozenset[StreamId | None]:
+    def stalled(self) -> frozenset[Of]:
         """The streams that there was no room for."""
         return frozenset(self._stalled)
 
-    async def take(self, stream: StreamId | None) -> bool:
+    async def take(self, stream: Of) -> bool:
         """Waits for room for one key; False if the stream is stalled. Raises Unavailable."""
         if stream in self._stalled:
             return False
@@ -40,7 +42,7 @@ class Room:
         self._left[stream] -= 1
         return True
 
-    async def _wait(self, stream: StreamId | None) -> bool:
+    async def _wait(self, stream: Of) -> bool:
         least, moved_at = None, time.monotonic()
         while True:
             pending = await self._pending(stream)

@@ -143,7 +143,7 @@ class Sweep:
         dead = dead_versions(lake, [(self.bucket_name, item.key) for item in not_loaded])
         return [item for item in not_loaded if (self.bucket_name, item.key, item.etag) not in dead]
 
-    async def _publish(self, item: ListedObject, room: Room) -> bool:
+    async def _publish(self, item: ListedObject, room: Room[StreamId | None]) -> bool:
         route = self.streams.route(item.key)
         try:
             event = KeyEvent(
@@ -166,7 +166,7 @@ class Sweep:
             self.found(route.stream.id if route else None)
         return fresh
 
-    async def _send(self, event: KeyEvent, stream: StreamId | None, room: Room) -> bool:
+    async def _send(self, event: KeyEvent, stream: StreamId | None, room: Room[StreamId | None]) -> bool:
         return await room.take(stream) and await self.publish(event, stream)
 
 
