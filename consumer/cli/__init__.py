@@ -13,6 +13,7 @@ from consumer.cli.check import check
 from consumer.cli.demo import demo
 from consumer.cli.land import land
 from consumer.cli.maintain import maintain
+from consumer.cli.pause import pause, resume
 from consumer.cli.replay import replay
 from consumer.cli.run import run
 from consumer.cli.status import status
@@ -49,6 +50,8 @@ app.command()(check)
 app.command()(status)
 app.command()(replay)
 app.add_typer(dead.app, name="dead")
+app.command()(pause)
+app.command()(resume)
 app.command()(sweep)
 app.command()(maintain)
 app.add_typer(ddl.app, name="ddl")
