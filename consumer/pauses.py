@@ -31,6 +31,7 @@ class Pauses:
         self._metrics = metrics
         self._paused: dict[StreamId, Pause] = {}
         self._waiting: dict[StreamId, asyncio.Event] = {}
+        self.replace(())
 
     def load(self, lake: Queryable) -> None:
         """Reads them from the lake, before anybody waits for one here. From any thread. Raises LakeError."""
