@@ -41,8 +41,8 @@ class Pauses:
 
     def replace(self, pauses: Iterable[Pause]) -> None:
         """Takes over what the lake says now, and wakes who waits for a stream that is paused no more."""
-        self._paused = {pause.stream: pause for pause in pauses}
-        for stream in self._streams | self._paused.keys():
+        before, self._paused = self._paused, {pause.stream: pause for pause in pauses}
+        for stream in self._streams | before.keys() | self._paused.keys():
             gauge = self._metrics.stream_paused.labels(source=stream.source, stream=stream.stream)
             gauge.set(stream in self._paused)
         for stream in self._waiting.keys() - self._paused.keys():

@@ -20,7 +20,7 @@ SCHEMAS: Document = json.loads((Path(__file__).parents[2] / "docs" / "pause.sche
 ]
 NAMED = {"source": "shopify", "stream": "orders"}
 CUSTOMERS = "raw/shopify/customers/year=2026/month=07/day=04/{}.parquet"
-LEDGER = "SELECT key, action FROM meta.feeder_files WHERE stream = 'orders' ORDER BY key"
+LEDGER = "SELECT key, action FROM meta.feeder_files WHERE stream = 'orders' ORDER BY key, action"
 OLD, WAITING = order_key("a"), [order_key(name) for name in "bcd"]
 
 
