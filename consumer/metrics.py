@@ -71,6 +71,12 @@ class Metrics:
             ["source", "stream"],
             registry=registry,
         )
+        self.stream_paused = Gauge(
+            "lotus_lake_stream_paused",
+            "Which streams has a person paused? Their keys stay in the queue.",
+            ["source", "stream"],
+            registry=registry,
+        )
         self.retries = Counter(
             "lotus_lake_retries_total",
             "How often did a key have to wait for what?",

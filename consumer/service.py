@@ -10,7 +10,7 @@ from importlib.metadata import version as installed_version
 
 import structlog
 
-from consumer import letter_request, replay_request
+from consumer import letter_request, pause_request, replay_request
 from consumer.broker import Broker, Endpoint, Reply
 from consumer.definitions import Definitions
 from consumer.errors import BadRequest, LotusError, Unavailable
@@ -19,10 +19,17 @@ from consumer.letters import Letters
 from consumer.logs import frames
 from consumer.metrics import Metrics
 from consumer.objects import Bucket
+from consumer.pauses import Pauses, Pausing
 from consumer.replays import Replays
 from consumer.selection import Chooser
 from consumer.settings import Settings
-from consumer.subjects import letters_subject, replay_status_subject, replay_subject
+from consumer.subjects import (
+    letters_subject,
+    pause_subject,
+    replay_status_subject,
+    replay_subject,
+    resume_subject,
+)
 from feeders.errors import LakeError
 from feeders.reader import LakeReader
 from feeders.streams import StreamId
@@ -39,7 +46,15 @@ Act = Callable[[bytes], Awaitable[dict[str, object]]]
 class Services:
     """The endpoints of one term."""
 
-    def __init__(self, *, broker: Broker, replays: Replays, letters: Letters, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        replays: Replays,
+        letters: Letters,
+        pausing: Pausing,
+        metrics: Metrics,
+    ) -> None:
         self.replays = replays
         self._broker = broker
         self._metrics = metrics
@@ -48,6 +63,8 @@ class Services:
             self._endpoint("replay", replay_subject(ns), replay_request.SCHEMA, replays.request),
             self._endpoint("replay-status", replay_status_subject(ns), replay_request.SCHEMA, replays.status),
             self._endpoint("dead", letters_subject(ns), letter_request.SCHEMA, letters.request),
+            self._endpoint("pause", pause_subject(ns), pause_request.SCHEMA, pausing.pause),
+            self._endpoint("resume", resume_subject(ns), pause_request.SCHEMA, pausing.resume),
         )
 
     async def run(self) -> None:
@@ -108,6 +125,7 @@ def make_services(
     bucket: Bucket,
     reader: LakeReader,
     writer: Writer,
+    pauses: Pauses,
     metrics: Metrics,
 ) -> Services:
     """Builds the services of a term."""
@@ -128,4 +146,5 @@ def make_services(
         in_queue=broker.replays,
     )
     letters = Letters(broker=broker, reader=reader, writer=writer)
-    return Services(broker=broker, replays=replays, letters=letters, metrics=metrics)
+    pausing = Pausing(pauses=pauses, streams=definitions.streams, writer=writer)
+    return Services(broker=broker, replays=replays, letters=letters, pausing=pausing, metrics=metrics)

@@ -134,6 +134,16 @@ def replay_status_subject(namespace: str) -> str:
     return f"{namespace}.replay.status"
 
 
+def pause_subject(namespace: str) -> str:
+    """Return the subject of requests to pause a stream, and of questions which ones are paused."""
+    return f"{namespace}.pause"
+
+
+def resume_subject(namespace: str) -> str:
+    """Return the subject of requests to go on with a paused stream."""
+    return f"{namespace}.resume"
+
+
 def letters_subject(namespace: str) -> str:
     """Return the subject of requests about dead letters; one token more are those of their feed."""
     return f"{namespace}.dead"

@@ -27,6 +27,7 @@ from consumer.metrics import Metrics
 from consumer.model_report import ModelReport
 from consumer.notified import Notifications, Place
 from consumer.objects import Bucket
+from consumer.pauses import Pauses
 from consumer.pending import pending_keys
 from consumer.service import Services, make_services
 from consumer.settings import Settings
@@ -138,8 +139,9 @@ class Term:
                 observe=report.ran,
                 announce=announcer.followed,
             )
+            pauses = Pauses([stream.id for stream in definitions.streams], self.metrics)
             lake, epoch = await until_available(
-                "lake", lambda: self._begin(transforms, gaps), note=self.state.note, stop=self.stop
+                "lake", lambda: self._begin(transforms, gaps, pauses), note=self.state.note, stop=self.stop
             )
             suspects = Suspects(
                 broker,
@@ -194,6 +196,7 @@ class Term:
                 bucket=bucket,
                 reader=reader,
                 writer=writer,
+                pauses=pauses,
                 metrics=self.metrics,
             )
             pool = WorkerPool(
@@ -206,6 +209,7 @@ class Term:
                 broker=broker,
                 walk=walk,
                 metrics=self.metrics,
+                pauses=pauses,
                 term_lasts=lambda: self.election.is_held,
                 note_trouble=self.state.note_trouble,
                 repair=gaps.queue.repair,
@@ -247,7 +251,7 @@ class Term:
                     )
                 log.warning("the loader may delete", detail=message)
 
-    async def _begin(self, transforms: Transforms, gaps: Gaps) -> tuple[Lake, Epoch]:
+    async def _begin(self, transforms: Transforms, gaps: Gaps, pauses: Pauses) -> tuple[Lake, Epoch]:
         def begin() -> tuple[Lake, Epoch]:
             # It may have been lost while something was waited for: then the sessions to end are the new writer's.
             if not self.election.is_held:
@@ -267,6 +271,7 @@ class Term:
                     version=installed_version("lotus-lake"),
                 )
                 transforms.load_behind(lake)
+                pauses.load(lake)
             except BaseException:
                 lake.close()
                 raise

@@ -15,6 +15,7 @@ from consumer.events import Identity, KeyEvent
 from consumer.key import KeyWalk
 from consumer.logs import frames
 from consumer.metrics import Metrics
+from consumer.pauses import Pauses
 from consumer.settle import Message, NoteReplay, NoteTrouble, Settler
 from consumer.subjects import Lane, Queued, parse_key_subject
 from consumer.tasks import end, run_together
@@ -64,6 +65,7 @@ class WorkerPool:
         broker: Broker,
         walk: KeyWalk,
         metrics: Metrics,
+        pauses: Pauses,
         term_lasts: Callable[[], bool],
         note_trouble: NoteTrouble,
         repair: Callable[[], Awaitable[None]],
@@ -73,6 +75,7 @@ class WorkerPool:
         self._broker = broker
         self._walk = walk
         self._metrics = metrics
+        self._pauses = pauses
         self._term_lasts = term_lasts
         self._slots = asyncio.Semaphore(config.slots)
         self._replay_slots = asyncio.Semaphore(config.replay_slots)
@@ -121,7 +124,9 @@ class WorkerPool:
         failures = 0
         while True:
             try:
-                if isinstance(of, StreamId) and self.breaker.is_blocked(of):
+                if isinstance(of, StreamId) and self._pauses.is_paused(of):
+                    await self._pauses.until_resumed(of)
+                elif isinstance(of, StreamId) and self.breaker.is_blocked(of):
                     await self._probe(of)
                 else:
                     await self._pull_once(of)
@@ -136,8 +141,12 @@ class WorkerPool:
         stream = of if isinstance(of, StreamId) else None
         await self._slots_of(of).acquire()
         found = await self._claim(of, 1, self._idle_wait_s)
-        while found and not self.breaker.is_blocked(stream) and (more := await self._take_free_slots(of)):
+        while found and self._flows(stream) and (more := await self._take_free_slots(of)):
             found = await self._claim(of, more, 0)
+
+    def _flows(self, stream: StreamId | None) -> bool:
+        """Says whether a stream's keys may be claimed as they come."""
+        return not self.breaker.is_blocked(stream) and not self._pauses.is_paused(stream)
 
     def _slots_of(self, of: Queued) -> asyncio.Semaphore:
         return self._replay_slots if of is Lane.REPLAYS else self._slots
@@ -255,6 +264,8 @@ class WorkerPool:
 
     def _why_not_now(self, message: Message, key: str, *, is_probe: bool) -> str | None:
         """Says why a key has to go back untried, or None."""
+        if self._pauses.is_paused(message.blockable):
+            return "paused"  # a fetch was under way
         if self.breaker.is_blocked(message.blockable) and not is_probe:
             return "blocked"
         # Each version of a key that waits for the one before would keep a slot from other keys.

@@ -86,8 +86,8 @@ def find_letters(lake: Queryable, which: LetterFilter, *, limit: int) -> list[Le
             reason=reason,
             detail=detail or "{}",
             attempts=attempts,
-            failed_at=_moment(failed_at),
-            resolved_at=None if resolved_at is None else _moment(resolved_at),
+            failed_at=moment(failed_at),
+            resolved_at=None if resolved_at is None else moment(resolved_at),
             resolution=resolution,
         )
         for source, stream, bucket, key, etag, reason, detail, attempts, failed_at, resolved_at, resolution in rows
@@ -106,8 +106,8 @@ def count_letters(lake: Queryable, which: LetterFilter) -> list[LetterCount]:
             stream=_stream(source, stream),
             reason=reason,
             letters=letters,
-            first_failed_at=_moment(first),
-            last_failed_at=_moment(last),
+            first_failed_at=moment(first),
+            last_failed_at=moment(last),
         )
         for source, stream, reason, letters, first, last in rows
     ]
@@ -164,6 +164,6 @@ def _stream(source: str | None, stream: str | None) -> StreamId | None:
     return StreamId(source=source, stream=stream) if source is not None and stream is not None else None
 
 
-def _moment(microseconds: int) -> datetime:
-    """DuckDB's client needs another package for its own times with a zone."""
+def moment(microseconds: int) -> datetime:
+    """Makes a time of microseconds: DuckDB's client needs another package for its own times with a zone."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)

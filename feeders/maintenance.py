@@ -21,7 +21,7 @@ from feeders.health import LakeHealth, TableHealth, deletion_threshold, expirabl
 from feeders.lake import Lake, LakeConflict
 from feeders.reader import Queryable
 
-LIVE_FEWS = ("feeder_cursors", "transform_cursors", "writer_epoch", "lotus_lake")
+LIVE_FEWS = ("feeder_cursors", "feeder_pauses", "transform_cursors", "writer_epoch", "lotus_lake")
 """Tables of some live rows that are replaced again and again: what they leave is dead, and goes by an expiry."""
 EXPIRED_A_STEP = 1000
 MAX_CONFLICTS = 20

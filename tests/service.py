@@ -63,14 +63,13 @@ def put(tenant: Tenant, key: str, body: bytes) -> str:
     return in_landing(tenant, tenant.lander, lambda bucket: bucket.put(key, body))
 
 
-def put_all(tenant: Tenant, bodies: Mapping[str, bytes]) -> None:
-    """Puts many objects."""
+def put_all(tenant: Tenant, bodies: Mapping[str, bytes]) -> dict[str, str]:
+    """Puts many objects; returns their etags."""
 
-    async def each(bucket: Bucket) -> None:
-        for key, body in bodies.items():
-            await bucket.put(key, body)
+    async def each(bucket: Bucket) -> dict[str, str]:
+        return {key: await bucket.put(key, body) for key, body in bodies.items()}
 
-    in_landing(tenant, tenant.lander, each)
+    return in_landing(tenant, tenant.lander, each)
 
 
 def delete_all(tenant: Tenant, keys: Iterable[str]) -> None:

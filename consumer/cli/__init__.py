@@ -14,6 +14,7 @@ from consumer.cli.check import check
 from consumer.cli.demo import demo
 from consumer.cli.land import land
 from consumer.cli.maintain import maintain
+from consumer.cli.pause import pause, resume
 from consumer.cli.replay import replay
 from consumer.cli.run import run
 from consumer.cli.status import status
@@ -50,6 +51,8 @@ app.command()(check)
 app.command()(status)
 app.command()(replay)
 app.add_typer(dead.app, name="dead")
+app.command()(pause)
+app.command()(resume)
 app.command()(sweep)
 app.command()(audit)
 app.command()(maintain)

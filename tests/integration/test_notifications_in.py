@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, quote_plus
@@ -12,10 +13,19 @@ import pytest
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
 from consumer.ingress.filer_pb2 import Entry, EventNotification
-from tests.asking import connect
+from tests.asking import command_json, connect
 from tests.gob import gocdk_v1
 from tests.helpers import wait_until
-from tests.service import ORDERS, RunningService, keys_in_queue, order_key, orders, put, running_service
+from tests.service import (
+    ORDERS,
+    RunningService,
+    keys_in_queue,
+    order_key,
+    orders,
+    put,
+    put_all,
+    running_service,
+)
 
 TIMEOUT_S = 60.0
 ALONE = {"LOTUS_FILER_GRPC": "", "LOTUS_SWEEP_AT_START": "false"}
@@ -186,3 +196,37 @@ def test_all_ways_together_load_each_version_once(stack: Stack) -> None:
             "SELECT action, count(*) FROM meta.feeder_files GROUP BY action ORDER BY action"
         )
         assert ledger == [("loaded", len(keys)), ("replaced", len(keys))]
+
+
+def test_a_landing_of_which_a_third_of_the_notifications_are_dropped_is_complete_after_a_sweep(
+    stack: Stack,
+) -> None:
+    dropped_ones_are_swept(stack.tenant("dropped"), objects=100)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_two_thousand_objects_of_which_a_third_of_the_notifications_are_dropped(stack: Stack) -> None:
+    dropped_ones_are_swept(stack.tenant("dropped2000"), objects=2000)
+
+
+def dropped_ones_are_swept(tenant: Tenant, *, objects: int) -> None:
+    """Lands objects, tells of 70 % of them in any order, and sweeps."""
+    keys = [order_key(f"{number:04}") for number in range(objects)]
+    with running_service(tenant, **ALONE) as service:
+        etags = put_all(tenant, {key: orders(number) for number, key in enumerate(keys)})
+        told = random.Random(30).sample(keys, k=objects * 7 // 10)
+        with service.expecting(loaded=len(told)):
+            tell(tenant, *(native_v2(tenant.landing_bucket, key, etags[key]) for key in told))
+        until_taken(service)
+        assert {key for (key,) in service.rows("SELECT key FROM meta.feeder_files")} == set(told)
+        with service.expecting(loaded=objects - len(told)):
+            swept = command_json(tenant, "sweep")
+        assert (swept["listed"], swept["published"]) == (objects, objects - len(told))
+        assert service.rows(
+            "SELECT found_by, count(*) FROM meta.feeder_files GROUP BY found_by ORDER BY found_by"
+        ) == [("seaweedfs", len(told)), ("sweep", objects - len(told))]
+        assert service.rows(
+            "SELECT count(*), count(DISTINCT id), count(DISTINCT _source_file) FROM staging.stg_shopify__orders"
+        ) == [(objects, objects, objects)]
+        assert command_json(tenant, "sweep")["published"] == 0

@@ -15,6 +15,7 @@ from consumer.definitions import load_definitions
 from consumer.embedded.identity import Tenant
 from consumer.metrics import Metrics
 from consumer.objects import Bucket, open_bucket
+from consumer.pauses import Pauses
 from consumer.service import make_services
 from consumer.subjects import Lane
 from consumer.tasks import end
@@ -188,6 +189,7 @@ async def offered(tenant: Tenant, **changes: str) -> AsyncGenerator[Broker]:
             writer=Writer(
                 lambda: Lake(settings.lake("w-test")), epoch=Epoch(1), limits=settings.batch_limits
             ),
+            pauses=Pauses([], Metrics()),
             metrics=Metrics(),
         )
         running = asyncio.create_task(services.run())

@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from consumer.errors import BadKeyEvent
 from consumer.events import KeyEvent, Replay
@@ -71,6 +73,14 @@ def test_the_document_is_the_frozen_form() -> None:
     }
 
 
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "key-event.schema.json").read_text())
+
+
+@given(_events)
+def test_the_published_schema_takes_what_is_written(event: KeyEvent) -> None:
+    Draft202012Validator(SCHEMA).validate(json.loads(event.to_json()))
+
+
 def _changed(**fields: object) -> bytes:
     return json.dumps({**json.loads(EVENT.to_json()), **fields}).encode()
 
@@ -122,6 +132,33 @@ def test_anything_else_is_refused_in_one_short_line(payload: bytes, names: str) 
     assert names in str(refusal.value)
     assert len(str(refusal.value)) < 200
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"schema": "lotus-lake.key/2"},
+        {"colour": "red"},
+        {"event": "touched"},
+        {"bucket": "a/b"},
+        {"key": "k" * 1025},
+        {"key": "a\0b"},
+        {"etag": ""},
+        {"size": -1},
+        {"size": True},
+        {"mtime": "now"},
+        {"mtime": 1e13},
+        {"sent_at": "2026-11-22T17:55:12"},
+        {"found_by": ""},
+        {"replay": None},
+        {"replay": {"by": "ann"}},
+    ],
+)
+def test_the_published_schema_refuses_what_we_refuse(fields: dict[str, object]) -> None:
+    payload = _changed(**fields)
+    with pytest.raises(BadKeyEvent):
+        KeyEvent.from_json(payload)
+    assert not Draft202012Validator(SCHEMA).is_valid(json.loads(payload))
 
 
 def test_a_huge_value_is_not_quoted() -> None:

@@ -217,6 +217,7 @@ def test_the_project_has_the_meta_tables() -> None:
         "feeder_cursors": 7,
         "feeder_failures": 11,
         "feeder_files": 16,
+        "feeder_pauses": 5,
         "lotus_lake": 3,
         "transform_cursors": 7,
         "writer_epoch": 3,
