@@ -189,6 +189,7 @@ async def offered(tenant: Tenant, **changes: str) -> AsyncGenerator[Broker]:
                 lambda: Lake(settings.lake("w-test")), epoch=Epoch(1), limits=settings.batch_limits
             ),
             metrics=Metrics(),
+            status=nothing,
         )
         running = asyncio.create_task(services.run())
         held.push_async_callback(end, [running])
@@ -197,6 +198,11 @@ async def offered(tenant: Tenant, **changes: str) -> AsyncGenerator[Broker]:
 
         await wait_until_async(lambda: is_offered(client, tenant), what="the services")
         yield broker
+
+
+async def nothing() -> dict[str, object]:
+    """Nobody asks here how everything is."""
+    return {}
 
 
 async def queued_once(client: Client, tenant: Tenant, broker: Broker) -> str:
