@@ -4,16 +4,20 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 
 import structlog
 
+from consumer.board import Board
 from consumer.connections import loader_bucket
 from consumer.definitions import Definitions, load_definitions
 from consumer.election import Election, new_instance_name
 from consumer.http import Health, serve
 from consumer.metrics import Metrics
 from consumer.settings import Settings
+from consumer.status import Process
+from consumer.stream_state import Role
 from consumer.tasks import end
 from consumer.term import State, Term
 from consumer.wait import Stopping
@@ -32,6 +36,7 @@ class Service:
         self.metrics = Metrics()
         self.state = State()
         self.http_port = 0
+        self._started_at = datetime.now(UTC)
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -53,6 +58,8 @@ class Service:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.stop)
         async with AsyncExitStack() as held:
+            board = Board(self.settings, definitions, self._process)
+            held.push_async_callback(board.close)
             self.http_port = await held.enter_async_context(
                 serve(
                     self.settings.http_host,
@@ -60,15 +67,16 @@ class Service:
                     registry=self.metrics.registry,
                     live=self._live,
                     ready=self._ready,
+                    status=board.document,
                 )
             )
             started(self)
             log.info("started", version=installed_version("lotus-lake"), http_port=self.http_port)
             while not self._stop.is_set():
-                await self._stand_for_election(held, definitions)
+                await self._stand_for_election(definitions, board)
         log.info("stopped")
 
-    async def _stand_for_election(self, held: AsyncExitStack, definitions: Definitions) -> None:
+    async def _stand_for_election(self, definitions: Definitions, board: Board) -> None:
         self.state.role = "standby"
         self.state.note("catalog: not asked yet")
         election = Election(
@@ -89,6 +97,7 @@ class Service:
                 engine=engine,
                 instance=instance,
                 state=self.state,
+                board=board,
                 stop=self._stop,
             )
             await self._or_stop(term.run(), cancel=False)
@@ -118,6 +127,16 @@ class Service:
             return False
         finally:
             await end([task, stop])
+
+    def _process(self) -> Process:
+        return Process(
+            version=installed_version("lotus-lake"),
+            instance=self.instance,
+            role=Role(self.state.role),
+            started_at=self._started_at,
+            writer_since=self.state.writer_since,
+            not_ready=self.state.not_ready,
+        )
 
     def _live(self) -> Health:
         return Health(ok=True, reason=self.state.role)

@@ -1,8 +1,12 @@
-"""/metrics, /livez and /readyz."""
+"""/metrics, /livez and /readyz for programs; /status.json, and a page that shows it at /."""
 
-from collections.abc import AsyncGenerator, Callable
+import base64
+import hashlib
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -18,6 +22,11 @@ class Health:
     reason: str
 
 
+Status = Callable[[], Awaitable[dict[str, object]]]
+
+_SAFE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
 @asynccontextmanager
 async def serve(
     host: str,
@@ -26,8 +35,9 @@ async def serve(
     registry: CollectorRegistry,
     live: Callable[[], Health],
     ready: Callable[[], Health],
+    status: Status,
 ) -> AsyncGenerator[int]:
-    """Serves the three pages until the block ends; gives the port that is bound.
+    """Serves the pages until the block ends; gives the port that is bound.
 
     Raises:
         Misconfigured: the address can't be bound.
@@ -51,9 +61,24 @@ async def serve(
     async def readyz(request: web.Request) -> web.Response:
         return probe(ready)(request)
 
+    page = read_page()
+    page_headers = _SAFE | {"Content-Security-Policy": policy_of(page), "X-Frame-Options": "DENY"}
+
+    async def index(_: web.Request) -> web.Response:
+        return web.Response(text=page, content_type="text/html", headers=page_headers)
+
+    async def status_json(_: web.Request) -> web.Response:
+        return web.json_response(await status(), headers=_SAFE)
+
     application = web.Application(client_max_size=1024)
     application.add_routes(
-        [web.get("/metrics", metrics), web.get("/livez", livez), web.get("/readyz", readyz)]
+        [
+            web.get("/", index),
+            web.get("/status.json", status_json),
+            web.get("/metrics", metrics),
+            web.get("/livez", livez),
+            web.get("/readyz", readyz),
+        ]
     )
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
@@ -70,3 +95,24 @@ async def serve(
         yield int(addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+def read_page() -> str:
+    """The page that shows /status.json."""
+    return files("consumer").joinpath("status.html").read_text(encoding="utf-8")
+
+
+def policy_of(page: str) -> str:
+    """The Content-Security-Policy that lets a page's own style and script work, by their hashes, and nothing else."""
+    style, script = (
+        " ".join(f"'sha256-{_hash(text)}'" for text in re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL))
+        for tag in ("style", "script")
+    )
+    return (
+        f"default-src 'none'; style-src {style}; script-src {script}; connect-src 'self'; img-src data:;"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""What other programs can ask the writer over NATS: replays, and dead letters (docs/replay.md).
+"""What other programs can ask the writer over NATS: replays, dead letters (docs/replay.md), and how everything is.
 
 A standby offers nothing, so a request meets the writer, or NATS says at once that nobody is there.
 """
@@ -6,11 +6,13 @@ A standby offers nothing, so a request meets the writer, or NATS says at once th
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.metadata import version as installed_version
 
 import structlog
 
 from consumer import letter_request, pause_request, replay_request
+from consumer import status as lake_status
 from consumer.broker import Broker, Endpoint, Reply
 from consumer.definitions import Definitions
 from consumer.errors import BadRequest, LotusError, Unavailable
@@ -21,6 +23,7 @@ from consumer.metrics import Metrics
 from consumer.objects import Bucket
 from consumer.pauses import Pauses, Pausing
 from consumer.replays import Replays
+from consumer.requests import read_fields
 from consumer.selection import Chooser
 from consumer.settings import Settings
 from consumer.subjects import (
@@ -29,6 +32,7 @@ from consumer.subjects import (
     replay_status_subject,
     replay_subject,
     resume_subject,
+    status_subject,
 )
 from feeders.errors import LakeError
 from feeders.reader import LakeReader
@@ -41,6 +45,7 @@ LONGEST_S = 60.0
 RETRY_S = 2.0
 
 Act = Callable[[bytes], Awaitable[dict[str, object]]]
+Status = Callable[[], Awaitable[dict[str, object]]]
 
 
 class Services:
@@ -54,6 +59,7 @@ class Services:
         letters: Letters,
         pausing: Pausing,
         metrics: Metrics,
+        status: Status,
     ) -> None:
         self.replays = replays
         self._broker = broker
@@ -65,6 +71,7 @@ class Services:
             self._endpoint("dead", letters_subject(ns), letter_request.SCHEMA, letters.request),
             self._endpoint("pause", pause_subject(ns), pause_request.SCHEMA, pausing.pause),
             self._endpoint("resume", resume_subject(ns), pause_request.SCHEMA, pausing.resume),
+            self._endpoint("status", status_subject(ns), lake_status.SCHEMA, partial(answer_status, status)),
         )
 
     async def run(self) -> None:
@@ -111,6 +118,17 @@ async def answered(name: str, schema: str, act: Act, payload: bytes) -> Reply:
     return Reply(body=json.dumps(document).encode())
 
 
+async def answer_status(status: Status, payload: bytes) -> dict[str, object]:
+    """Answers how everything is; a request for it says nothing, or `{}`.
+
+    Raises:
+        BadRequest: it says more.
+    """
+    if payload:
+        read_fields(payload, schema=lake_status.SCHEMA, names=(), hint="{} or nothing at all")
+    return await status()
+
+
 def refusal(schema: str, code: int, message: str, hint: str) -> Reply:
     """An answer that says what is wrong and what to do, in its headers and its body."""
     body = {"schema": schema, "error": {"code": code, "message": message, "hint": hint}}
@@ -127,6 +145,7 @@ def make_services(
     writer: Writer,
     pauses: Pauses,
     metrics: Metrics,
+    status: Status,
 ) -> Services:
     """Builds the services of a term."""
 
@@ -147,4 +166,6 @@ def make_services(
     )
     letters = Letters(broker=broker, reader=reader, writer=writer)
     pausing = Pausing(pauses=pauses, streams=definitions.streams, writer=writer)
-    return Services(broker=broker, replays=replays, letters=letters, pausing=pausing, metrics=metrics)
+    return Services(
+        broker=broker, replays=replays, letters=letters, pausing=pausing, metrics=metrics, status=status
+    )

@@ -182,9 +182,14 @@ class Settings(ProjectSettings):
         100_000, ge=1, le=1_000_000, description="Keys that one request for a replay may be about."
     )
 
-    http_host: str = Field("127.0.0.1", description="Address of /metrics, /livez and /readyz.")
+    http_host: str = Field(
+        "127.0.0.1", description="Address of /metrics, /livez, /readyz and the status page."
+    )
     http_port: int = Field(
-        8080, ge=0, le=65535, description="Port of /metrics, /livez and /readyz; 0 takes a free one."
+        8080,
+        ge=0,
+        le=65535,
+        description="Port of /metrics, /livez, /readyz and the status page; 0 takes a free one.",
     )
 
     spool_dir: Annotated[Path, BeforeValidator(_no_pattern)] = Field(

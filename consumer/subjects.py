@@ -144,6 +144,11 @@ def resume_subject(namespace: str) -> str:
     return f"{namespace}.resume"
 
 
+def status_subject(namespace: str) -> str:
+    """Return the subject of questions how everything is."""
+    return f"{namespace}.status"
+
+
 def letters_subject(namespace: str) -> str:
     """Return the subject of requests about dead letters; one token more are those of their feed."""
     return f"{namespace}.dead"

@@ -69,12 +69,20 @@ class Sweeping:
         self._due_at = clock() + interval_s if interval_s else None
         self._due_for = Reason.INTERVAL
         self._not_before = 0.0
+        self._lost: dict[Reason, frozenset[StreamId | None] | None] = {}
+
+    def lost(self, stream: StreamId) -> str | None:
+        """Says which gaps no sweep has made up for yet, of a stream; None if there is none."""
+        reasons = [r.value for r, streams in self._lost.items() if streams is None or stream in streams]
+        return ", ".join(reasons) or None
 
     def request(self, reason: Reason, detail: str | None = None) -> None:
         """Asks for a sweep of all that is there from now on. Returns at once; from the event loop's thread."""
         if reason not in self._asked and reason not in _PLANNED:
             log.warning("gap: the whole bucket is swept", reason=reason.value, detail=detail)
         self._asked.add(reason)
+        if reason not in _PLANNED:
+            self._lost[reason] = None
         self._wake.set()
 
     async def run(self, sweep: Callable[[], Awaitable[Swept]]) -> NoReturn:
@@ -107,6 +115,12 @@ class Sweeping:
         self._not_before = ended + min(ended - began, LONGEST_PAUSE_S)
         self._due_at = ended + self._interval_s if self._interval_s else None
         self._due_for = Reason.INTERVAL
+        # What was asked for meanwhile is made up for by the next one, and a stream whose queue was full too.
+        self._lost = {
+            reason: streams if reason in self._asked else swept.stalled
+            for reason, streams in self._lost.items()
+            if reason in self._asked or swept.stalled
+        }
         if swept.stalled and (self._due_at is None or self._due_at > ended + UNFINISHED_AFTER_S):
             self._due_at, self._due_for = ended + UNFINISHED_AFTER_S, Reason.UNFINISHED
         log.info(

@@ -8,11 +8,13 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 
 import structlog
 
 from consumer.announcer import Announcer
+from consumer.board import Board, TermView
 from consumer.broker import Broker
 from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import Definitions
@@ -64,6 +66,7 @@ class State:
 
     role: str = "starting"
     has_written: bool = False
+    writer_since: datetime | None = None
     waiting_for: str | None = "starting"
     troubles: dict[str, str] = field(default_factory=dict[str, str])
     terms: int = 0
@@ -99,6 +102,7 @@ class Term:
     engine: Engine
     instance: str
     state: State
+    board: Board
     stop: asyncio.Event
 
     async def run(self) -> None:
@@ -198,6 +202,7 @@ class Term:
                 writer=writer,
                 pauses=pauses,
                 metrics=self.metrics,
+                status=self.board.document,
             )
             pool = WorkerPool(
                 WorkerConfig(
@@ -215,6 +220,15 @@ class Term:
                 repair=gaps.queue.repair,
                 replayed=services.replays.settled,
             )
+            self.board.begin_term(
+                TermView(
+                    broker=broker,
+                    blocked=pool.breaker.blocked,
+                    lost=gaps.sweeping.lost,
+                    paused=dict[StreamId, str],  # nothing can be paused
+                )
+            )
+            held.push_async_callback(self.board.end_term)
             gaps.start_sweeping(is_new_lake=epoch == 1, sweep_at_start=settings.sweep_at_start)
             await self._work(broker, bucket, reader, writer, pool, gaps, services, announcer)
 
@@ -350,6 +364,7 @@ class Term:
             asyncio.ensure_future(asyncio.wrap_future(writer.ended)),
         }
         self.state.role = "writer"
+        self.state.writer_since = datetime.now(UTC)
         self.state.waiting_for = None
         self.state.troubles.clear()
         self.metrics.is_writer.set(1)
@@ -362,6 +377,7 @@ class Term:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.state.role = "draining"
+            self.state.writer_since = None
             self.metrics.is_writer.set(0)
             await end([*ingress, pulling])
             # One deadline for all that is left: keys in work, then the writer's transaction.

@@ -53,7 +53,7 @@ async def start(
         ServiceConfig(
             name=SERVICE,
             version=match[0] if match else "0.0.0",
-            description="Replays of keys, dead letters, and pauses of streams, of a lotus-lake",
+            description="Status, replays of keys, dead letters, and pauses of streams, of a lotus-lake",
             metadata={"namespace": config.namespace, "client": config.client_name},
         ),
     )

@@ -4,11 +4,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 
 from consumer.broker import Broker
 from consumer.embedded.identity import Tenant
@@ -18,6 +15,7 @@ from feeders.types import quote_identifier
 from tests.asking import Document, command
 from tests.lakes import definitions, one, open_lake, start_term
 from tests.service import ORDERS, announce, order_key, settings_of, with_broker
+from tests.status import validator
 
 MIB = 1024**2
 ODD = f'odd [bold]"name {"of some length " * 10}'
@@ -88,21 +86,6 @@ def status_json(tenant: Tenant, **changes: str) -> tuple[Document, int]:
     document = json.loads(line)
     validator().validate(document)
     return document, done.exit_code
-
-
-def validator() -> Draft202012Validator:
-    """The schema of docs/, closed: what it does not name is refused, and what it names has to be there."""
-    path = Path(__file__).resolve().parents[2] / "docs" / "status.schema.json"
-    schema = json.loads(path.read_text(), object_hook=closed)
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
-
-
-def closed(part: dict[str, Any]) -> dict[str, Any]:
-    if part.get("type") != "object":
-        return part
-    assert set(part["required"]) == set(part["properties"])
-    return {**part, "additionalProperties": False}
 
 
 def by_duckdb(lake: Lake, schema: str, table: str) -> Document:
@@ -203,9 +186,12 @@ def test_a_line_for_each_table_and_the_rest_below(lived: Lived) -> None:
     document, _ = status_json(lived.tenant)
     done = command(lived.tenant, "status")
     assert done.exit_code == 0, done.output
-    heading, *lines = done.stdout.splitlines()
+    streams, models, (heading, *tables), rest = (
+        part.splitlines() for part in done.stdout.rstrip("\n").split("\n\n")
+    )
+    assert (len(streams), len(models)) == (len(document["streams"]) + 1, len(document["models"]) + 1)
+    assert "stopped: no writer answers" in streams[1]
     assert heading.split()[0] == "table"
-    tables, rest = lines[: lines.index("")], lines[lines.index("") + 1 :]
     assert len(tables) == len(document["tables"])
     for line, table in zip(tables, document["tables"], strict=True):
         name = f"{table['schema']}.{table['table']}"
@@ -219,8 +205,9 @@ def test_a_line_for_each_table_and_the_rest_below(lived: Lived) -> None:
         ]
         scale = {"byte": 1, "bytes": 1, "kB": 1000, "MB": 1000**2}[unit]
         assert float(size) * scale == pytest.approx(table["bytes"], rel=0.06)
-    assert [line.split("  ")[0] for line in rest] == ["snapshots", "removable files", "pending keys"]
-    assert rest[2].endswith(" shopify.orders 2 (1 in work), _unrouted 1")
+    names = ["service", "last writer", "snapshots", "removable files", "pending keys"]
+    assert [line.split("  ")[0] for line in rest] == names
+    assert rest[4].endswith(" shopify.orders 2 (1 in work), _unrouted 1")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +233,18 @@ def test_without_the_queue_its_part_is_null(lived: Lived) -> None:
     whole, _ = status_json(lived.tenant)
     document, exit_code = status_json(lived.tenant, LOTUS_NAMESPACE="another")
     assert exit_code == 3
-    assert document == {**whole, "pending": None}
+    changed = ("at", "streams", "pending", "missing")
+    assert all(document[name] == whole[name] for name in whole.keys() - set(changed))
+    assert (document["pending"], [each["part"] for each in document["missing"]]) == (None, ["queue"])
+    assert all(each["pending"] is None for each in document["streams"])
+
+
+def test_without_s3_the_lakes_own_tables_are_missing(lived: Lived) -> None:
+    document, exit_code = status_json(lived.tenant, LOTUS_S3_ENDPOINT="http://127.0.0.1:9")
+    assert exit_code == 3
+    assert [each["part"] for each in document["missing"]] == ["lake"]
+    assert document["tables"]
+    assert (document["models"], document["streams"][0]["dead_letters"]) == (None, None)
 
 
 def test_without_postgresql_there_is_nothing_to_show(lived: Lived) -> None:

@@ -87,6 +87,7 @@ def test_the_wheel_has_every_file_of_the_project(installed: Installed) -> None:
     assert {
         "consumer/ingress/filer_pb2.py",
         "consumer/py.typed",
+        "consumer/status.html",
         "feeders/py.typed",
         "feeders/_project/ddl/shopify/stg_shopify__orders.sql",
         "feeders/_project/transforms/enriched/sales/fct_sales.sql",
