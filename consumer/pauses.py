@@ -61,6 +61,13 @@ class Pauses:
         """The streams that are paused, for who asks how things are."""
         return tuple(self._paused.values())
 
+    def in_words(self) -> dict[StreamId, str]:
+        """Who paused which streams, since when and why."""
+        return {
+            stream: f"by {pause.by} since {pause.since:%Y-%m-%d %H:%M} UTC: {pause.reason}"
+            for stream, pause in self._paused.items()
+        }
+
 
 class Pausing:
     """Answers requests to pause and to resume streams, for one term."""

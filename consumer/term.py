@@ -225,7 +225,7 @@ class Term:
                     broker=broker,
                     blocked=pool.breaker.blocked,
                     lost=gaps.sweeping.lost,
-                    paused=dict[StreamId, str],  # nothing can be paused
+                    paused=pauses.in_words,
                 )
             )
             held.push_async_callback(self.board.end_term)
