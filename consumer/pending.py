@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from consumer.broker import Broker
 from consumer.subjects import Lane, Queued
@@ -17,12 +18,14 @@ class Pending:
         stream: its name; "_" for those two.
         waiting: keys that nobody has claimed yet.
         claimed: keys in work.
+        oldest_at: when the first of them was put into the queue; None if there is none.
     """
 
     source: str
     stream: str
     waiting: int
     claimed: int
+    oldest_at: datetime | None = None
 
 
 async def pending_keys(broker: Broker, streams: Iterable[StreamId]) -> AsyncIterator[Pending]:
@@ -34,7 +37,8 @@ async def pending_keys(broker: Broker, streams: Iterable[StreamId]) -> AsyncIter
     for of in (*streams, None, *Lane):
         waiting, claimed = await broker.pending(of)
         source, stream = names_of(of)
-        yield Pending(source=source, stream=stream, waiting=waiting, claimed=claimed)
+        oldest_at = await broker.oldest(of) if waiting or claimed else None
+        yield Pending(source=source, stream=stream, waiting=waiting, claimed=claimed, oldest_at=oldest_at)
 
 
 def names_of(of: Queued) -> tuple[str, str]:

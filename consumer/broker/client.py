@@ -180,6 +180,20 @@ class Broker:
             info = await self._js.consumer_info(keys_stream(self.config).name, subscription_name(of))
         return info.num_pending or 0, info.num_ack_pending or 0
 
+    async def oldest(self, of: Queued) -> datetime | None:
+        """Return since when the key event waits, or is in work, that was put into the queue first; None if none is."""
+        subjects = stream_filter(self.config.namespace, of)
+        async with self._request("look for the oldest key event"):
+            try:
+                found = await self._js.get_msg(
+                    keys_stream(self.config).name, seq=1, subject=subjects, next=True
+                )
+            except js_errors.NotFoundError as error:
+                if error.err_code != _NO_MESSAGE:
+                    raise
+                return None
+        return found.time
+
     async def settle(self, reply: str, verdict: bytes, *, claimed_of: datetime) -> None:
         """Send a claim's verdict and wait until the server has it; for `Delivery` only.
 

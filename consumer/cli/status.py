@@ -87,8 +87,13 @@ def document_of(health: LakeHealth, pending: Sequence[Pending] | None) -> dict[s
         },
         "removable_files": health.removable_files,
         "removable_since": written(health.removable_since),
-        "pending": None if pending is None else [asdict(each) for each in pending],
+        "pending": None if pending is None else [pending_of(each) for each in pending],
     }
+
+
+def pending_of(pending: Pending) -> dict[str, object]:
+    """Keys of a stream in the queue, for --json."""
+    return asdict(pending) | {"oldest_at": written(pending.oldest_at)}
 
 
 def row_of(table: TableHealth) -> dict[str, object]:
