@@ -14,7 +14,7 @@ BOOK    = build/faults/$(shell date -u +%Y-%m-%dT%H-%M-%S).jsonl
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-image faults soak lint format docs bench bench-large requirements clean
+.PHONY: help venv demo test test-system test-image faults soak lint format docs bench bench-large requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,7 +37,10 @@ demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was
 	@$(BIN)/lotus-lake demo --files $(FILES) --seed $(SEED)
 
 test: $(STAMP) ## Run the tests on real servers (meant to take 10 minutes on 2 idle cores)
-	$(BIN)/pytest tests --ignore=tests/benchmarks --ignore=tests/image -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest tests --ignore=tests/benchmarks --ignore=tests/image --ignore=tests/system -n 3 --dist loadfile --no-loadscope-reorder
+
+test-system: $(STAMP) ## Run the tests with programs of the system; needs prometheus and promtool (apt-get install prometheus)
+	$(BIN)/pytest tests/system -p no:cacheprovider
 
 test-image: $(STAMP) ## Carry out the Dockerfile's steps in an empty folder, and run the service that they make
 	$(BIN)/pytest tests/image
@@ -61,7 +64,7 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## Write README's tables of commands, settings and metrics
+docs: $(STAMP) ## Write the tables of commands, settings (README.md) and metrics (docs/metrics.md)
 	$(BIN)/python -m tests.readme
 
 bench: $(STAMP) ## Run the benchmarks

@@ -106,6 +106,10 @@ class Metrics:
         )
         self.sweep_seconds = self._gauge("lotus_lake_sweep_seconds", "How long did the last sweep take?")
         self.swept_at = self._gauge("lotus_lake_swept_timestamp_seconds", "When did the last sweep end?")
+        self.gap_at = self._gauge(
+            "lotus_lake_gap_timestamp_seconds",
+            "When did a sweep last run since notifications may have been missed: a start, a gap, what is left of one?",
+        )
         self.swept = self._counter(
             "lotus_lake_sweep_missing_total",
             "How many objects did a sweep find that no notification had brought?",
