@@ -93,7 +93,7 @@ def document_of(health: LakeHealth, pending: Sequence[Pending] | None) -> dict[s
 
 def pending_of(pending: Pending) -> dict[str, object]:
     """Keys of a stream in the queue, for --json."""
-    return asdict(pending) | {"oldest_at": written(pending.oldest_at)}
+    return {**asdict(pending), "oldest_at": written(pending.oldest_at)}
 
 
 def row_of(table: TableHealth) -> dict[str, object]:
