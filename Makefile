@@ -39,7 +39,7 @@ demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was
 test: $(STAMP) ## Run the tests on real servers (meant to take 10 minutes on 2 idle cores)
 	$(BIN)/pytest tests --ignore=tests/benchmarks --ignore=tests/image --ignore=tests/system -n 3 --dist loadfile --no-loadscope-reorder
 
-test-system: $(STAMP) ## Run the tests with programs of the system: chromium (apt-get install chromium)
+test-system: $(STAMP) ## Run the tests with programs of the system (apt-get install chromium prometheus)
 	$(BIN)/pytest tests/system -p no:cacheprovider
 
 test-image: $(STAMP) ## Carry out the Dockerfile's steps in an empty folder, and run the service that they make
@@ -64,7 +64,7 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## Write README's tables of commands, settings and metrics
+docs: $(STAMP) ## Write the tables of commands, settings (README.md) and metrics (docs/metrics.md)
 	$(BIN)/python -m tests.readme
 
 bench: $(STAMP) ## Run the benchmarks

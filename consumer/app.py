@@ -15,6 +15,7 @@ from consumer.definitions import Definitions, load_definitions
 from consumer.election import Election, new_instance_name
 from consumer.http import Health, serve
 from consumer.metrics import Metrics
+from consumer.servers import Servers
 from consumer.settings import Settings
 from consumer.status import Process
 from consumer.stream_state import Role
@@ -34,6 +35,7 @@ class Service:
         self.settings = settings
         self.instance = instance or new_instance_name()
         self.metrics = Metrics()
+        self._servers = Servers(self.metrics)
         self.state = State()
         self.http_port = 0
         self._started_at = datetime.now(UTC)
@@ -86,13 +88,14 @@ class Service:
         instance = f"{self.instance}-{self.state.terms + 1}"
         engine = await self._get_ready(instance)
         try:
-            if not await self._or_stop(election.wait_for_lock(self.state.note)):
+            if not await self._or_stop(election.wait_for_lock(self._note_catalog)):
                 return
             self.state.terms += 1
             term = Term(
                 settings=self.settings,
                 definitions=definitions,
                 metrics=self.metrics,
+                servers=self._servers,
                 election=election,
                 engine=engine,
                 instance=instance,
@@ -108,6 +111,13 @@ class Service:
         finally:
             await election.release()
             engine.close()
+
+    def _note_catalog(self, reason: str | None) -> None:
+        self.state.note(reason)
+        if reason is None:
+            self._servers.answered("catalog")
+        else:
+            self._servers.silent("catalog")
 
     async def _get_ready(self, instance: str) -> Engine:
         """Does beforehand what would only make a takeover last longer, and what no server is needed for."""

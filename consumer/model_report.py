@@ -1,6 +1,7 @@
 """What becomes of the models, as metrics and log lines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 import structlog
 
@@ -8,6 +9,7 @@ from consumer.metrics import Metrics
 from feeders.checks import Check
 from feeders.increment import ModelRun
 from feeders.models import Model
+from feeders.transform import Followed
 from feeders.verify import Checked, Compared
 
 log = structlog.get_logger()
@@ -16,8 +18,10 @@ log = structlog.get_logger()
 class ModelReport:
     """Tells of runs, samples and checks. From the writer's thread."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, models: Iterable[Model] = ()) -> None:
         self._metrics = metrics
+        for model in models:
+            metrics.model_errors.labels(model=model.name).set(0)
 
     def ran(self, runs: Sequence[ModelRun]) -> None:
         """Models ran, or are held back by an error."""
@@ -35,6 +39,14 @@ class ModelReport:
                 metrics.model_keys.labels(model=run.model).inc(run.keys)
                 detail = {"how": run.how, "keys": run.keys}
             log.info("model", model=run.model, rows=run.rows, seconds=round(run.seconds, 4), **detail)
+
+    def followed(self, followed: Followed) -> None:
+        """What was loaded is in all models below."""
+        now = datetime.now(UTC)
+        for each in followed.landings:
+            self._metrics.put_to_fct.labels(source=each.stream.source, stream=each.stream.stream).observe(
+                max(0.0, (now - each.at).total_seconds())
+            )
 
     def compared(self, result: Compared) -> None:
         """A sample of a model was held against its SELECT."""

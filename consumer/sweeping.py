@@ -107,8 +107,10 @@ class Sweeping:
         log.info("sweep begins", reasons=[reason.value for reason in reasons])
         for reason in reasons:
             self._metrics.sweeps.labels(reason=reason.value).inc()
+        self._note_gap(reasons)
         began = self._clock()
         swept = await sweep()
+        self._note_gap(reasons)
         ended = self._clock()
         self._metrics.sweep_seconds.set(ended - began)
         self._metrics.swept_at.set_to_current_time()
@@ -132,6 +134,11 @@ class Sweeping:
             removed=swept.removed,
             stalled=sorted(str(stream) for stream in swept.stalled) or None,
         )
+
+    def _note_gap(self, reasons: list[Reason]) -> None:
+        """What such a sweep finds is no sign that a way in loses something."""
+        if set(reasons) != {Reason.INTERVAL}:
+            self._metrics.gap_at.set_to_current_time()
 
 
 def make_sweep(

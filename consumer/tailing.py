@@ -9,6 +9,7 @@ from consumer.errors import Misconfigured, Undecodable
 from consumer.events import KeyEvent
 from consumer.ingress.filer_tail import FilerTail, FilerTailConfig, FilerTls
 from consumer.metrics import Metrics
+from consumer.servers import Servers
 from consumer.settings import Settings
 from consumer.sweeping import Reason
 from feeders import fault
@@ -26,6 +27,7 @@ class TailReport:
         self._metrics = metrics
         self._gap = gap
         self._is_connected: bool | None = None
+        self._servers = Servers(metrics)
 
     def connected(self) -> None:
         """The filer answered."""
@@ -33,6 +35,7 @@ class TailReport:
             log.info("filer tail connected")
         self._is_connected = True
         self._metrics.tail_connected.set(1)
+        self._servers.answered("filer")
 
     def disconnected(self, reason: str) -> None:
         """The filer is gone, or does not answer yet."""
@@ -40,6 +43,7 @@ class TailReport:
             log.warning("filer tail disconnected", reason=reason)
         self._is_connected = False
         self._metrics.tail_connected.set(0)
+        self._servers.silent("filer")
 
     def published(self, event: KeyEvent, *, is_new: bool, delay_s: float) -> None:
         """An event is in the queue."""

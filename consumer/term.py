@@ -5,11 +5,17 @@ in work are finished under one deadline, then the writer stops, then the connect
 """
 
 import asyncio
+import math
+import shutil
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -31,6 +37,7 @@ from consumer.notified import Notifications, Place
 from consumer.objects import Bucket
 from consumer.pauses import Pauses
 from consumer.pending import pending_keys
+from consumer.servers import Servers
 from consumer.service import Services, make_services
 from consumer.settings import Settings
 from consumer.spool import Spool
@@ -49,10 +56,11 @@ from feeders.lake import Engine, Lake
 from feeders.maintainer import Maintainer
 from feeders.reader import LakeReader
 from feeders.streams import StreamId
-from feeders.transform import Transforms
+from feeders.transform import Followed, Transforms
 from feeders.verify import Verifier
 from feeders.writer import Writer
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 SWEEP_RETRY_S = 5.0
@@ -98,6 +106,7 @@ class Term:
     settings: Settings
     definitions: Definitions
     metrics: Metrics
+    servers: Servers
     election: Election
     engine: Engine
     instance: str
@@ -115,9 +124,7 @@ class Term:
         self.state.role = "starting"
         async with AsyncExitStack() as held:
             config = broker_config(settings, self.instance)
-            broker = await until_available(
-                "nats", lambda: Broker.connect(config), note=self.state.note, stop=self.stop
-            )
+            broker = await self._until_available("nats", lambda: Broker.connect(config))
             held.push_async_callback(broker.close)
             gaps = Gaps(
                 broker,
@@ -125,15 +132,20 @@ class Term:
                 prepare=lambda: self._prepare(broker),
                 sweeping=Sweeping(interval_s=settings.sweep_interval_s, metrics=self.metrics),
             )
-            await until_available("nats", gaps.begin, note=self.state.note, stop=self.stop)
+            await self._until_available("nats", gaps.begin)
             bucket = await held.enter_async_context(loader_bucket(settings, settings.landing_bucket))
-            await until_available(
-                "s3", lambda: self._prove_store(bucket), note=self.state.note, stop=self.stop
-            )
+            await self._until_available("s3", lambda: self._prove_store(bucket))
             spool = held.enter_context(Spool(settings.spool_dir, settings.spool_max_bytes))
-            self.metrics.spool_bytes.set_function(lambda: spool.used_bytes)
+            self._watch_spool(spool)
+            # Whoever does not write knows nothing of them: what it knew would look like the present.
+            held.callback(self.metrics.end_term)
             announcer = Announcer(broker)
-            report = ModelReport(self.metrics)
+            report = ModelReport(self.metrics, definitions.models)
+
+            def announce(followed: Followed) -> None:
+                report.followed(followed)
+                announcer.followed(followed)
+
             transforms = Transforms(
                 definitions.models,
                 definitions.streams,
@@ -141,12 +153,10 @@ class Term:
                 rebuild_share=settings.transform_rebuild_share,
                 rebuild_rows=settings.transform_rebuild_rows,
                 observe=report.ran,
-                announce=announcer.followed,
+                announce=announce,
             )
             pauses = Pauses([stream.id for stream in definitions.streams], self.metrics)
-            lake, epoch = await until_available(
-                "lake", lambda: self._begin(transforms, gaps, pauses), note=self.state.note, stop=self.stop
-            )
+            lake, epoch = await self._until_available("lake", lambda: self._begin(transforms, gaps, pauses))
             suspects = Suspects(
                 broker,
                 writer=self.instance,
@@ -154,7 +164,7 @@ class Term:
                 repair=gaps.queue.repair,
                 slots=settings.worker_slots,
             )
-            await until_available("nats", suspects.begin, note=self.state.note, stop=self.stop)
+            await self._until_available("nats", suspects.begin)
             held.push_async_callback(suspects.close)
             writer = Writer(
                 lambda: Lake(replace(settings.lake(self.instance), may_create=False), gaps.catalog.watermark),
@@ -166,6 +176,7 @@ class Term:
                 else None,
                 proof=make_verifier(settings, definitions, transforms, report),
                 lake=lake,
+                committed=self.metrics.commit_seconds.observe,
             )
             writer.start()
             held.push_async_callback(announcer.close)
@@ -216,7 +227,7 @@ class Term:
                 metrics=self.metrics,
                 pauses=pauses,
                 term_lasts=lambda: self.election.is_held,
-                note_trouble=self.state.note_trouble,
+                note_trouble=self._note_trouble,
                 repair=gaps.queue.repair,
                 replayed=services.replays.settled,
             )
@@ -231,6 +242,25 @@ class Term:
             held.push_async_callback(self.board.end_term)
             gaps.start_sweeping(is_new_lake=epoch == 1, sweep_at_start=settings.sweep_at_start)
             await self._work(broker, bucket, reader, writer, pool, gaps, services, announcer)
+
+    async def _until_available(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        result = await until_available(
+            what, call, note=self.state.note, stop=self.stop, silent=self.servers.silent
+        )
+        self.servers.answered(*(("postgresql", "s3") if what == "lake" else (what,)))
+        return result
+
+    def _note_trouble(self, dependency: str, reason: str | None) -> None:
+        self.state.note_trouble(dependency, reason)
+        if reason is None:
+            self.servers.answered(dependency)
+        else:
+            self.servers.silent(dependency)
+
+    def _watch_spool(self, spool: Spool) -> None:
+        self.metrics.spool_max_bytes.set(spool.max_bytes)
+        self.metrics.spool_bytes.set_function(lambda: spool.used_bytes)
+        self.metrics.spool_free_bytes.set_function(lambda: free_bytes(spool.directory))
 
     async def _prepare(self, broker: Broker) -> bool:
         """Sets up js_streams and subscriptions; says whether the queue had to be made."""
@@ -294,6 +324,7 @@ class Term:
         lake, epoch = await asyncio.to_thread(begin)
         self.state.has_written = True
         self.metrics.epoch.set(epoch)
+        self.metrics.takeovers.inc()
         log.info("term begins", epoch=epoch)
         return lake, epoch
 
@@ -400,15 +431,20 @@ class Term:
         while True:
             try:
                 await gaps.look(writer)
+                self.servers.answered("nats", "catalog")
                 async for keys in pending_keys(broker, (each.id for each in self.definitions.streams)):
                     gauge = self.metrics.pending.labels(source=keys.source, stream=keys.stream)
                     gauge.set(keys.waiting + keys.claimed)
+                    age = self.metrics.oldest_pending.labels(source=keys.source, stream=keys.stream)
+                    age.set_function(partial(age_s, keys.oldest_at))
                 if not await bucket.exists():
                     raise Unavailable("s3", f"there is no bucket {bucket.name} any more")
             except (Unavailable, UnexpectedAnswer) as error:
                 self.state.note(str(error))
+                self.servers.silent(error.dependency if isinstance(error, Unavailable) else "s3")
             else:
                 self.state.note(None)
+                self.servers.answered("s3")
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _close_writer(self, writer: Writer) -> None:
@@ -432,6 +468,19 @@ def make_verifier(
         is_current=transforms.is_current,
         rebuilds=lambda: transforms.rebuilds,
     )
+
+
+def age_s(since: datetime | None) -> float:
+    """Seconds since then, at the time of the scrape: a queue that can't be asked grows older too."""
+    return 0.0 if since is None else max(0.0, (datetime.now(UTC) - since).total_seconds())
+
+
+def free_bytes(folder: Path) -> float:
+    """Room on the folder's disk; NaN if it can't be asked, since one gauge must not take the others' page away."""
+    try:
+        return float(shutil.disk_usage(folder).free)
+    except OSError:
+        return math.nan
 
 
 def report_sweep(error: Exception) -> None:

@@ -28,6 +28,9 @@ class Watcher:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._tables: set[str] = set()
+        for step in ("look", "merge", "rewrite", "expire"):
+            # A series from the start on: a rate of the first error can be told.
+            metrics.maintenance_errors.labels(step=step)
 
     def looked(self, health: LakeHealth) -> None:
         """The lake's health was read."""
@@ -92,6 +95,7 @@ class Janitor:
             self._config = janitor_config(settings.lake(name), store, instance=name)
         self._after_s = settings.cleanup_after_hours * 3600
         self._metrics = metrics
+        metrics.maintenance_errors.labels(step="clean")
         self._is_writer = is_writer
 
     async def run(self) -> None:

@@ -22,7 +22,12 @@ class Stopping(Exception):
 
 
 async def until_available(
-    what: str, call: Callable[[], Awaitable[T]], *, note: Callable[[str | None], None], stop: asyncio.Event
+    what: str,
+    call: Callable[[], Awaitable[T]],
+    *,
+    note: Callable[[str | None], None],
+    stop: asyncio.Event,
+    silent: Callable[[str], None] = lambda _: None,
 ) -> T:
     """Calls until it raises no Unavailable, LakeUnavailable or LakeConflict any more; all else is raised at once.
 
@@ -31,6 +36,7 @@ async def until_available(
         call: makes one attempt.
         note: told the reason at each failure, and None at the end, for /readyz.
         stop: ends the waiting.
+        silent: told at each failure which dependency did not answer.
 
     Raises:
         Stopping: `stop` was set.
@@ -41,6 +47,8 @@ async def until_available(
         nonlocal last_line
         error = state.outcome.exception() if state.outcome else None
         note(f"{what}: {error}")
+        if isinstance(error, Unavailable | LakeUnavailable):
+            silent(error.dependency)
         if time.monotonic() - last_line >= LINE_EVERY_S:
             last_line = time.monotonic()
             log.warning("waiting", what=what, error=str(error), attempts=state.attempt_number)

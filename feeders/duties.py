@@ -6,6 +6,7 @@ from typing import Protocol
 
 from feeders.epoch import Epoch
 from feeders.lake import Lake, LakeError, LakeFenced
+from feeders.landings import Landing
 from feeders.streams import StreamId
 
 LONGEST_WAIT_S = 30.0
@@ -30,8 +31,8 @@ class Duty(Protocol):
 class FollowUp(Duty, Protocol):
     """What follows commits: the transforms."""
 
-    def changed(self, streams: Iterable[StreamId]) -> None:
-        """Notes that the staging tables of these streams changed."""
+    def changed(self, streams: Iterable[StreamId], landings: Iterable[Landing] = ()) -> None:
+        """Notes that the staging tables of these streams changed, and which new objects did it."""
         ...
 
     def load_behind(self, lake: Lake) -> None:

@@ -13,6 +13,7 @@ from feeders import fault
 from feeders.epoch import Epoch, require_epoch
 from feeders.increment import GraphRun, ModelRun, NeedsRebuild, rebuild
 from feeders.lake import Lake, LakeConflict, LakeError, StatementFailed, Transaction
+from feeders.landings import Landing, Landings
 from feeders.model_cursors import read_cursors, write_cursors
 from feeders.models import Model, below
 from feeders.streams import StreamId, StreamTable
@@ -32,6 +33,7 @@ class Followed:
         model_snapshot: as they are in this snapshot,
         runs: of which these ran just now,
         held_back: and these did not, since they or one above them fail.
+        landings: objects that were loaded by this process, and are in all models below only now.
     """
 
     streams: frozenset[StreamId]
@@ -39,6 +41,7 @@ class Followed:
     model_snapshot: int
     runs: tuple[ModelRun, ...]
     held_back: frozenset[str]
+    landings: tuple[Landing, ...] = ()
 
 
 class ModelFailed(Exception):
@@ -72,6 +75,7 @@ class Transforms:
         self._observe = observe
         self._announce = announce
         self._moved: set[StreamId] = set()
+        self._landings = Landings()
         self._below = {
             stream: frozenset(model.name for model in below(self._models, [table]))
             for stream, table in self._tables.items()
@@ -84,8 +88,9 @@ class Transforms:
         self.rebuilds = 0
         """How many models were rebuilt so far."""
 
-    def changed(self, streams: Iterable[StreamId]) -> None:
-        """Notes that the staging tables of these streams changed."""
+    def changed(self, streams: Iterable[StreamId], landings: Iterable[Landing] = ()) -> None:
+        """Notes that the staging tables of these streams changed, and which new objects did it."""
+        self._landings.note(landings)
         if not self._is_due:
             self._behind_since = time.monotonic()
         moved = set(streams)
@@ -157,6 +162,7 @@ class Transforms:
         """Tells of the streams whose models ran, or have nothing to do."""
         done = {run.model for run in runs}
         streams = {s for s in self._moved if self._below[s] & done or self._is_whole(s)}
+        whole = frozenset(filter(self._is_whole, streams))
         if streams:
             self._announce(
                 Followed(
@@ -165,9 +171,10 @@ class Transforms:
                     model_snapshot=model_snapshot,
                     runs=runs,
                     held_back=frozenset(self._behind),
+                    landings=self._landings.take(whole),
                 )
             )
-        self._moved -= {stream for stream in streams if self._is_whole(stream)}
+        self._moved -= whole
 
     def not_run(self, error: LakeError) -> None:
         """Tells that a run was lost to an error of the lake; the models stay behind."""

@@ -27,6 +27,7 @@ from feeders.lake import (
     StatementFailed,
     Transaction,
 )
+from feeders.landings import Landing
 from feeders.ledger import LedgerClock
 from feeders.streams import StreamId
 from feeders.work import Applied, ClaimCheck, ClaimLost, Load, Outcome, Result, Work
@@ -93,8 +94,10 @@ class Writer:
         upkeep: Upkeep | None = None,
         proof: Duty | None = None,
         lake: Lake | None = None,
+        committed: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._open_lake = open_lake
+        self._committed = committed
         self._epoch = epoch
         self._limits = limits
         self._follow_up = follow_up
@@ -335,6 +338,7 @@ class Writer:
             return
         self._last_commit = time.monotonic()
         self._commits += 1
+        self._committed(self._last_commit - started)
         if self._upkeep is not None:
             self._upkeep.committed()
         for item, result in zip(claimed, results, strict=True):
@@ -387,6 +391,7 @@ class Writer:
 
     def _note(self, works: Sequence[Work], results: Sequence[Applied]) -> None:
         streams: set[StreamId] = set()
+        landings: list[Landing] = []
         for work, result in zip(works, results, strict=True):
             if isinstance(work, Failure):
                 if work.bucket is not None and work.key is not None:
@@ -395,8 +400,11 @@ class Writer:
             self._open_failures.discard(key_of(work))
             if result.outcome not in (Outcome.DUPLICATE, Outcome.ABSENT):
                 streams.add(work.stream.id)
+            if isinstance(work, Load) and result.outcome in (Outcome.LOADED, Outcome.REPLACED):
+                at = work.version.last_modified
+                landings += [Landing(stream=work.stream.id, at=at)] if at else []
         if streams and self._follow_up is not None:
-            self._follow_up.changed(streams)
+            self._follow_up.changed(streams, landings)
 
     def _opened(self) -> Lake:
         if self._lake is None:

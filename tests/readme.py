@@ -1,4 +1,4 @@
-"""The tables of README that come from the code: commands, settings, metrics. `make docs` writes them."""
+"""The tables of README and docs/ that come from the code: commands, settings, metrics. `make docs` writes them."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,7 +11,9 @@ from consumer.cli import app
 from consumer.metrics import Metrics
 from consumer.settings import Settings, variables_by_field
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+METRICS = ROOT / "docs" / "metrics.md"
 _MIB = 1024**2
 
 
@@ -22,9 +24,10 @@ FOUND_OUT = {
 """The defaults that are found out at the start."""
 
 
-def rendered(text: str) -> str:
-    """README's text with each table between its markers as the code says it is."""
-    for name, table in TABLES.items():
+def rendered(path: Path) -> str:
+    """The file's text with each of its tables between its markers as the code says it is."""
+    text = path.read_text()
+    for name, table in TABLES[path].items():
         begin, end = f"<!-- {name}: make docs -->\n", f"<!-- end of {name} -->"
         pattern = re.compile(rf"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
         assert len(pattern.findall(text)) == 1, f"expected one table between {begin.strip()} and {end}"
@@ -88,11 +91,11 @@ def _text(value: object) -> str:
 
 
 def metrics() -> Iterator[str]:
-    """A row for each metric: its name, its labels, the question that it answers."""
-    yield from ("| metric | labels | the question it answers |", "|---|---|---|")
+    """A row for each metric: its name, its kind, its labels, the question that it answers."""
+    yield from ("| metric | kind | labels | the question it answers |", "|---|---|---|---|")
     for family in Metrics().registry.collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
-        yield f"| `{family.name}{suffix}` | {_LABELS.get(family.name, '')} | {family.documentation} |"
+        yield f"| `{family.name}{suffix}` | {family.type} | {_LABELS.get(family.name, '')} | {family.documentation} |"
 
 
 def _labels() -> dict[str, str]:
@@ -105,12 +108,12 @@ def _labels() -> dict[str, str]:
 
 
 _LABELS = _labels()
-TABLES: dict[str, Callable[[], Iterator[str]]] = {
-    "commands": commands,
-    "settings": settings,
-    "metrics": metrics,
+TABLES: dict[Path, dict[str, Callable[[], Iterator[str]]]] = {
+    README: {"commands": commands, "settings": settings},
+    METRICS: {"metrics": metrics},
 }
 
 
 if __name__ == "__main__":
-    README.write_text(rendered(README.read_text()))
+    for each in TABLES:
+        each.write_text(rendered(each))

@@ -1,15 +1,18 @@
 """README says what the code says."""
 
 import re
+from pathlib import Path
 
-from tests.readme import README, rendered
+import pytest
+
+from tests.readme import README, TABLES, rendered
 
 ROOT = README.parent
 
 
-def test_the_tables_are_up_to_date() -> None:
-    text = README.read_text()
-    assert rendered(text) == text, "the code and README differ: run `make docs`"
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
+def test_the_tables_are_up_to_date(path: Path) -> None:
+    assert rendered(path) == path.read_text(), f"the code and {path.name} differ: run `make docs`"
 
 
 def test_what_it_names_is_there() -> None:

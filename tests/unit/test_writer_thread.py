@@ -8,6 +8,7 @@ import pytest
 from feeders.epoch import Epoch
 from feeders.errors import LakeError, LakeFenced, StatementFailed
 from feeders.lake import Lake
+from feeders.landings import Landing
 from feeders.streams import Partition, Stream, StreamId
 from feeders.work import Applied, ClaimLost, Outcome, Removal, Work
 from feeders.writer import BatchLimits, Writer
@@ -68,7 +69,7 @@ class Fenced:
     def __init__(self) -> None:
         self.is_due = False
 
-    def changed(self, streams: Iterable[StreamId]) -> None:
+    def changed(self, streams: Iterable[StreamId], landings: Iterable[Landing] = ()) -> None:
         pass
 
     def load_behind(self, lake: Lake) -> None:
