@@ -11,6 +11,7 @@ import typer
 from consumer.cli import ddl, dead, transform
 from consumer.cli.check import check
 from consumer.cli.demo import demo
+from consumer.cli.init import init
 from consumer.cli.land import land
 from consumer.cli.maintain import maintain
 from consumer.cli.replay import replay
@@ -45,6 +46,7 @@ app.command()(run)
 app.command()(up)
 app.command()(land)
 app.command()(demo)
+app.command()(init)
 app.command()(check)
 app.command()(status)
 app.command()(replay)
