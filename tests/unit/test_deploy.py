@@ -194,12 +194,17 @@ def test_compose_provisions_grafana() -> None:
     }
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
     assert source["url"].removeprefix("$") in SERVICES["grafana"]["environment"]
-    # The sample scrapes 127.0.0.1: Prometheus is where the consumer is, and is reached where that is.
-    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    assert [each["targets"] for job in scraped for each in job["static_configs"]] == [["127.0.0.1:8080"]]
-    assert SERVICES["prometheus"]["network_mode"] == "service:lotus-lake"
-    port = SERVICES["grafana"]["environment"]["PROMETHEUS_URL"].rpartition(":")[2]
-    assert f"127.0.0.1:{port}:{port}" in SERVICES["lotus-lake"]["ports"]
+    assert SERVICES["grafana"]["environment"]["PROMETHEUS_URL"] == "http://prometheus:9090"
+
+
+def test_compose_scrapes_as_the_sample_does() -> None:
+    folder = DEPLOY / "prometheus"
+    sample, ours = (yaml.safe_load((folder / name).read_text()) for name in ("prometheus.yml", "compose.yml"))
+    (job,) = ours["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["lotus-lake:8080"]}]
+    job["static_configs"] = sample["scrape_configs"][0]["static_configs"]
+    assert ours == sample
+    assert "--config.file=/etc/prometheus/compose.yml" in SERVICES["prometheus"]["command"]
 
 
 def test_every_secret_of_compose_is_a_variable_with_a_default_that_says_what_it_is() -> None:
