@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote_plus
 
 import nats
 import pytest
@@ -19,6 +20,7 @@ from consumer.embedded.folder import Ports, State
 from consumer.embedded.identity import Tenant
 from consumer.embedded.nats import STOP_BY
 from consumer.embedded.process import Launcher, Program, Server, ServerSpec, program
+from consumer.ingress.filer_pb2 import Entry, EventNotification
 from tests.asking import command_json, request
 from tests.helpers import wait_until_async
 from tests.service import order_key, orders, running_service, settings_of, with_broker
@@ -27,6 +29,7 @@ T = TypeVar("T")
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "nats"
 USERS = ("lotus-lake", "operator", "seaweedfs", "admin")
+NOTIFIED_ONLY = {"LOTUS_FILER_GRPC": "", "LOTUS_SWEEP_AT_START": "false"}
 NAMES = sorted(path.stem for path in (DEPLOY / "js_streams").glob("*.json"))
 
 
@@ -187,12 +190,26 @@ def test_the_js_streams_are_those_that_the_service_makes(server: str, lake: Tena
     assert js_stream_configs(server) == of_service
 
 
+def notify(server: str, bucket: str, key: str, etag: str) -> None:
+    """Publishes what SeaweedFS does with deploy/seaweedfs/notification.toml, as its user."""
+    path = f"/buckets/{bucket}/{key}"
+    parent, _, name = path.rpartition("/")
+    entry = Entry(name=name, extended={"Seaweed-X-Amz-ETag": etag.encode()})
+    record = EventNotification(new_entry=entry, new_parent_path=parent).SerializeToString()
+
+    async def publish(client: Client) -> None:
+        await client.publish("lake.events.seaweedfs", record, headers={"key": quote_plus(path)})
+        await client.flush()
+
+    as_user(server, "seaweedfs", publish)
+
+
 def test_the_service_works_with_its_user_and_the_js_streams_that_are_there(server: str, lake: Tenant) -> None:
     before = js_stream_configs(server)
-    with running_service(lake) as service:
+    with running_service(lake, **NOTIFIED_ONLY) as service:
         with service.expecting(loaded=1, poison=1):
-            service.put(order_key("one"), orders(1, 2))
-            service.put(order_key("broken"), b"PAR1 of a kind")
+            for key, body in ((order_key("one"), orders(1, 2)), (order_key("broken"), b"PAR1 of a kind")):
+                notify(server, lake.landing_bucket, key, service.put(key, body))
         service.wait_for_rows("SELECT count(*) FROM staging.stg_shopify__orders", [(2,)])
         asked = {"reason": "a test", "by": "operator", "key": order_key("one")}
         operator = replace(lake, nats_user="operator", nats_password="operator"[::-1])
@@ -235,21 +252,6 @@ def test_each_user_may_publish_its_own_only(server: str, user: str, subject: str
 )
 def test_each_user_may_hear_its_own_only(server: str, user: str, subject: str) -> None:
     assert refusals(server, user, subscribe=subject)
-
-
-def test_notifications_of_seaweedfs_are_kept(server: str) -> None:
-    async def count(client: Client) -> int:
-        return (await client.jetstream().stream_info("lake_events")).state.messages
-
-    assert not refusals(server, "seaweedfs", publish="lake.events.seaweedfs")
-
-    async def arrived(client: Client) -> None:
-        async def is_there() -> bool:
-            return await count(client) > 0
-
-        await wait_until_async(is_there, what="the notification in lake_events")
-
-    as_user(server, "operator", arrived)
 
 
 def test_a_stranger_is_refused(server: str) -> None:
