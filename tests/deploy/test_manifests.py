@@ -6,6 +6,7 @@ in build/deploy-check, which `make deploy-check` installs. Nothing is skipped: w
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from consumer.settings import load_settings
 from tests.deploy.monitoring import DASHBOARDS, DEPLOY, RULES, WRITTEN
 
 ROOT = DEPLOY.parent
@@ -43,7 +45,7 @@ def kustomized(folder: Path) -> list[Resource]:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of deploy/, with a project of one's own and an overlay that mounts it, as docs/deployment.md says."""
-    deploy = tmp_path_factory.mktemp("tree") / "deploy"
+    deploy = tmp_path_factory.mktemp("tree") / "lotus-lake" / "deploy"
     shutil.copytree(DEPLOY, deploy)
     component = deploy / "kubernetes" / "components" / "project"
     run(BIN / "lotus-lake", "init", component / "project")
@@ -218,6 +220,27 @@ def test_a_project_of_ones_own_arrives_whole(
         "check",
         env={"PATH": os.environ["PATH"], "LOTUS_PROJECT_DIR": str(tmp_path)},
     )
+
+
+def test_the_overlay_of_the_docs_is_what_it_says(tree: Path) -> None:
+    """The one that docs/deployment.md tells people to begin with, beside a copy of this repository."""
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    (written,) = (
+        block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "Kustomization" in block
+    )
+    overlay = tree.parents[1] / "my-overlay"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(written)
+    found = kustomized(overlay)
+    (container,) = only(found, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/lotus-lake:0.1.0"
+    name = container["envFrom"][0]["configMapRef"]["name"]
+    (settings,) = (each["data"] for each in found if each["metadata"]["name"] == name)
+    assert settings["LOTUS_NATS_URL"] == "nats://nats.nats:4222"
+    assert settings["LOTUS_LAKE_PATH"] == "s3://lake/data/", "what it does not name stays"
+    load_settings(settings | {each["name"]: "secret" for each in container["env"]})
+    names = {each["valueFrom"]["secretKeyRef"]["name"] for each in container["env"]}
+    assert names == set(re.findall(r"create secret generic (\S+)", text))
 
 
 def test_the_list_of_a_project_is_that_of_ours(tree: Path) -> None:
