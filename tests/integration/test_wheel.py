@@ -130,6 +130,24 @@ def test_it_checks_a_real_lake_with_the_sql_in_the_wheel(installed: Installed, t
     assert list(installed.home.iterdir()) == [], "something was installed at run time"
 
 
+def test_it_copies_its_sql_to_start_from(installed: Installed) -> None:
+    done = installed.run("lotus-lake", "init", "mine/project", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = installed.folder / "mine" / "project"
+    said = json.loads(done.stdout)
+    assert Path(said["folder"]) == folder
+    wanted = {
+        path.relative_to(ROOT): path.read_bytes()
+        for name in ("ddl", "transforms")
+        for path in (ROOT / name).rglob("*.sql")
+    }
+    found = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert found == wanted
+    assert said["files"] == sorted(map(str, wanted))
+    checked = installed.run("lotus-lake", "transform", "check", env={"LOTUS_PROJECT_DIR": str(folder)})
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_a_project_folder_of_ones_own_wins(installed: Installed, tenant: Tenant, tmp_path: Path) -> None:
     for name in ("ddl", "transforms"):
         shutil.copytree(ROOT / name, tmp_path / name)

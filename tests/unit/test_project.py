@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from feeders.project import ProjectError, find_project
+from consumer.cli import app
+from feeders.project import ProjectError, ProjectFolderRefused, copy_project, find_project
 
 
 def make(root: Path, *folders: str) -> Path:
@@ -58,3 +60,27 @@ def test_the_error_names_all_three_places_and_what_they_lack(tmp_path: Path) -> 
 
 def test_this_checkout_is_found() -> None:
     assert find_project(None).ddl.is_dir()
+
+
+def test_a_copy_goes_into_an_empty_folder_or_a_new_one(tmp_path: Path) -> None:
+    project = find_project(None)
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "not" / "there"):
+        files = copy_project(project, folder)
+        assert Path("ddl/shopify/stg_shopify__orders.sql") in files
+        mine = find_project(folder)
+        assert (mine.ddl, mine.transforms) == (folder / "ddl", folder / "transforms")
+        assert all((folder / path).read_bytes() == (project.ddl.parent / path).read_bytes() for path in files)
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "not"}, "what was copied beside it is gone"
+
+
+def test_a_copy_overwrites_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "notes.txt"
+    kept.write_text("mine")
+    done = CliRunner().invoke(app, ["init", str(tmp_path)])
+    assert done.exit_code == 2
+    assert f"{tmp_path} is not empty" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    with pytest.raises(ProjectFolderRefused, match="is no folder"):
+        copy_project(find_project(None), kept)
+    assert kept.read_text() == "mine"
