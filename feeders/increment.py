@@ -144,11 +144,10 @@ class GraphRun:
             return 0
         union = " UNION ALL ".join(parts)
         try:
-            self._make("keys", f"SELECT DISTINCT key FROM ({union}) WHERE key IS NOT NULL")
+            return self._make("keys", f"SELECT DISTINCT key FROM ({union}) WHERE key IS NOT NULL")
         except StatementFailed as error:
             # An expired end of the span, or a table that was made anew; if it is the map, a rebuild still is right.
             raise NeedsRebuild(model, f"its changes can't be read: {error}") from error
-        return self._count("temp.keys")
 
     def _sources(self, model: Model, each: Input, cursor: ModelCursor) -> list[str]:
         """Where an input's changed rows are, before and after images alike."""
@@ -182,19 +181,20 @@ class GraphRun:
     def _apply(self, model: Model) -> int:
         """Replaces those rows that are not as they were, and hands them on; returns how many were written."""
         flow = f"flow_{len(self._flows)}"
-        self._make(
+        # As EXCEPT ALL both ways would, in one pass. Which keys are in there counts, not how often a row is.
+        differ = self._make(
             flow,
-            "(SELECT * FROM temp.old EXCEPT ALL SELECT * FROM temp.new)"
-            " UNION ALL (SELECT * FROM temp.new EXCEPT ALL SELECT * FROM temp.old)",
-        )
-        key = quote_identifier(model.key)
-        differing = f"WHERE {key} IN (SELECT {key} FROM temp.{flow})"
-        [(differ, old, new)] = self.transaction.query(
-            f"SELECT (SELECT count(*) FROM temp.{flow}), (SELECT count(*) FROM temp.old {differing}),"
-            f" (SELECT count(*) FROM temp.new {differing})"
+            "SELECT * EXCLUDE (_lotus_sign)"
+            " FROM (SELECT 1 AS _lotus_sign, * FROM temp.new UNION ALL SELECT -1, * FROM temp.old)"
+            " GROUP BY ALL HAVING sum(_lotus_sign) <> 0",
         )
         if not differ:
             return 0
+        key = quote_identifier(model.key)
+        differing = f"WHERE {key} IN (SELECT {key} FROM temp.{flow})"
+        [(old, new)] = self.transaction.query(
+            f"SELECT (SELECT count(*) FROM temp.old {differing}), (SELECT count(*) FROM temp.new {differing})"
+        )
         self._flows[model.table] = f"temp.{flow}"
         if old:
             self.transaction.change(f"DELETE FROM {quoted(model)} {differing}")
@@ -202,9 +202,10 @@ class GraphRun:
             self.transaction.change(f"INSERT INTO {quoted(model)} SELECT * FROM temp.new {differing}")
         return int(new)
 
-    def _make(self, name: str, query: str) -> None:
+    def _make(self, name: str, query: str) -> int:
+        """Makes a temporary table; returns how many rows it has."""
         self._temporary.add(name)
-        self.transaction.query(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
+        return self.transaction.change(f"CREATE OR REPLACE TEMP TABLE {name} AS {query}")
 
     def _count(self, table: str) -> int:
         return int(self.transaction.query(f"SELECT count(*) FROM {table}")[0][0])
