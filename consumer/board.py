@@ -76,6 +76,8 @@ class Part(Generic[T]):
         await asyncio.wait({task}, timeout=self._patience_s)
         if not task.done():
             return None, f"no answer in {self._patience_s:g} s"
+        if task.cancelled():
+            return None, "the term ended"
         task.result()
         return self._found
 
@@ -95,6 +97,9 @@ class Part(Generic[T]):
             self._found = await self._read(), None
         except (LotusError, LakeError) as error:
             self._found = None, str(error)
+        except Exception as error:
+            self._found = None, f"an unexpected {type(error).__name__}"
+            raise
         finally:
             ended = self._clock()
             self._until = ended + min(KEPT_MOST_S, max(KEPT_S, SHARE * (ended - began)))

@@ -32,6 +32,7 @@ WAY = "notifications"
 FETCH_MOST = 256
 IDLE_WAIT_S = 30.0
 RETRY_S = 1.0
+REPAIR_EVERY = 3
 LONGEST_RETRY_S = 30.0
 
 Publish = Callable[[KeyEvent, StreamId | None], Awaitable[bool]]
@@ -63,6 +64,7 @@ class Notifications:
         writer: Writer,
         metrics: Metrics,
         gap: Callable[[Reason, str | None], None],
+        repair: Callable[[], Awaitable[None]],
     ) -> None:
         self._broker = broker
         self._place = place
@@ -71,6 +73,7 @@ class Notifications:
         self._writer = writer
         self._metrics = metrics
         self._gap = gap
+        self._repair = repair
 
     async def run(self) -> None:
         """Claims them and takes them in.
@@ -78,7 +81,7 @@ class Notifications:
         Raises:
             LakeFenced: another process writes now.
         """
-        wait_s = RETRY_S
+        failures = 0
         while True:
             try:
                 found = await self._broker.fetch_notifications(FETCH_MOST, IDLE_WAIT_S)
@@ -89,11 +92,22 @@ class Notifications:
                 raise
             except (Unavailable, LakeError) as error:
                 # What was claimed comes again after ack_wait.
+                failures += 1
                 log.warning("notifications wait", error=str(error))
-                await asyncio.sleep(wait_s)
-                wait_s = min(LONGEST_RETRY_S, 2 * wait_s)
+                await asyncio.sleep(min(LONGEST_RETRY_S, RETRY_S * 2 ** min(failures - 1, 10)))
+                if failures % REPAIR_EVERY == 0:
+                    await self._mend()
             else:
-                wait_s = RETRY_S
+                failures = 0
+
+    async def _mend(self) -> None:
+        """Somebody may have removed the js_stream, or our subscription: what was published meanwhile is lost."""
+        try:
+            await self._repair()
+        except Unavailable as error:
+            log.warning("notifications wait", error=str(error))
+        else:
+            self._gap(Reason.QUEUE_LOST, "notifications could not be fetched for a while")
 
     async def _take(self, delivery: Delivery) -> None:
         try:

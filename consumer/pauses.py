@@ -115,7 +115,7 @@ class Pausing:
             changed = act(transaction)
             return changed, read_pauses(transaction)
 
-        future = self._writer.transact(event, change)
+        future = self._writer.transact(event, change, moves=[request.stream])
         loop = asyncio.get_running_loop()
 
         def committed(done: "Future[tuple[bool, list[Pause]]]") -> None:

@@ -149,18 +149,26 @@ def _models(definitions: Definitions, standing: Standing) -> list[dict[str, obje
     """Models in the order in which they run: whatever one reads comes before it."""
     streams = {stream.qualified_table: stream.id for stream in definitions.streams}
     behind: dict[str, datetime | None] = {}
+    stale: set[str] = set()
     shown: list[dict[str, object]] = []
     for model in definitions.models:
         found = standing.models.get(model.name)
         since = _behind_since(model, found, standing, streams, behind)
         is_current = (
-            found is not None and since is None and found.error is None and found.snapshot is not None
+            found is not None
+            and since is None
+            and found.error is None
+            and found.snapshot is not None
+            and found.sql_hash == model.sql_hash
+            and not any(each.table in stale for each in model.inputs)
         )
         behind[model.table] = since
+        if not is_current:
+            stale.add(model.table)
         shown.append(
             {
                 "model": model.name,
-                "is_current": is_current and found is not None and found.sql_hash == model.sql_hash,
+                "is_current": is_current,
                 "behind_since": written(since),
                 "snapshot": found.snapshot if found else None,
                 "last_run_at": written(found.ran_at) if found else None,

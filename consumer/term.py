@@ -381,6 +381,7 @@ class Term:
                 writer=writer,
                 metrics=self.metrics,
                 gap=gaps.note,
+                repair=gaps.queue.repair,
             )
             ingress.append(asyncio.create_task(notified.run(), name="notifications"))
         if self.settings.maintenance:
@@ -417,7 +418,8 @@ class Term:
             left = await pool.drain(patience_s)
             log.info("drained", left_unacked=left)
             await end(ends)
-        for task in (*ingress, pulling, *ends):
+        # The writer's own error first: all who wait for it hear only that it has ended.
+        for task in (*ends, *ingress, pulling):
             if failed(task):
                 error = task.exception()
                 raise (

@@ -259,7 +259,10 @@ class WorkerPool:
             await self._settler.settle(message, walked, trace)
             return
         async with claim.renewed(), self._locks.held(event.key):
-            walked = await self._guarded(event, identity, claim, trace)
+            if self._pauses.is_paused(message.blockable):  # while it waited for the version before
+                walked = Walked(ending=Ending.HELD_BACK, reason="paused")
+            else:
+                walked = await self._guarded(event, identity, claim, trace)
             await self._settler.settle(message, walked, trace)
 
     def _why_not_now(self, message: Message, key: str, *, is_probe: bool) -> str | None:

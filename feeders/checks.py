@@ -76,7 +76,7 @@ def _parse(path: Path) -> Check:
     text = path.read_text(encoding="utf-8")
     headers = parse_headers(text, path=path, rules=CHECK_HEADERS)
     sql, first_line = sql_below(text)
-    query = parse_query(path, sql, what="the check")
+    query = parse_query(path, sql, what="the check", line=first_line)
     return Check(
         name=path.stem,
         severity=cast("Severity", headers.all("severity")[0].value),

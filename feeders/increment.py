@@ -172,7 +172,10 @@ class GraphRun:
         """Makes `old` and `new`, the rows of the affected keys; returns why that is not enough, if it is not."""
         key = quote_identifier(model.key)
         affected = f"WHERE {key} IN (SELECT key FROM keys)"
-        self._make("old", f"SELECT * FROM {quoted(model)} {affected}")
+        try:
+            self._make("old", f"SELECT * FROM {quoted(model)} {affected}")
+        except StatementFailed as error:
+            raise NeedsRebuild(model, f"its table can't be read: {error}") from error
         self._make("new", f"SELECT * FROM ({model.restricted_sql}\n) {affected}")
         if self._columns("temp.old") != self._columns("temp.new"):
             return "its columns have changed"

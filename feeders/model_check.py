@@ -1,6 +1,7 @@
 """Do models and checks bind? Each against the tables of `ddl/` and the models above it, in a database without rows."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from feeders.checks import Check
@@ -51,11 +52,16 @@ def check_models(
 def _check(scratch: Scratch, model: Model) -> None:
     """Binds a model, and makes its table. Raises SqlFileError."""
     try:
-        columns = dict(columns_of(scratch.query(f"DESCRIBE {model.sql}\n")))
+        described = columns_of(scratch.query(f"DESCRIBE {model.sql}\n"))
     except StatementFailed as error:
         raise SqlFileError(
             model.path, f"does not bind: {_first_line(error)}", line=_line(model, error)
         ) from None
+    counted = Counter(name.lower() for name, _ in described)
+    if repeated := sorted(name for name, count in counted.items() if count > 1):
+        what = f"has more than one column of the name {', '.join(repeated)}"
+        raise SqlFileError(model.path, what, line=model.first_line)
+    columns = dict(described)
     if (key_type := columns.get(model.key)) is None:
         what = f"its key is {model.key}, which is none of its columns"
         raise SqlFileError(model.path, what, line=1, hint=f"it has {', '.join(columns)}")

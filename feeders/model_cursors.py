@@ -48,6 +48,7 @@ def write_cursors(
     snapshot: int,
     failed: Mapping[Model, StatementFailed] = MappingProxyType({}),
     forgotten: Collection[Model] = (),
+    defined: Collection[Model] = (),
 ) -> None:
     """Notes that some models have all of their inputs up to a snapshot, and why others are held back.
 
@@ -61,6 +62,7 @@ def write_cursors(
             in there (tests/integration/test_foundation_snapshot.py).
         failed: the models whose SQL failed. They stay where they were; since when they fail is kept.
         forgotten: models that are to be rebuilt when they run next.
+        defined: all models; the cursors of others go, which would keep their snapshots for ever. None: they stay.
     """
     rows: list[dict[str, str | int | None]] = [
         {"model": model.name, "input": each.table, "snapshot_id": snapshot, "model_hash": model.sql_hash}
@@ -72,9 +74,11 @@ def write_cursors(
     names = [model.name for model in (*done, *failed, *forgotten)]
     if not names:
         return
+    kept = json.dumps([model.name for model in defined])
     transaction.change(
-        "DELETE FROM meta.transform_cursors WHERE model IN (SELECT unnest(from_json(?, '[\"VARCHAR\"]')))",
-        (json.dumps(names),),
+        "DELETE FROM meta.transform_cursors WHERE model IN (SELECT unnest(from_json(?, '[\"VARCHAR\"]')))"
+        " OR (? <> '[]' AND model NOT IN (SELECT unnest(from_json(?, '[\"VARCHAR\"]'))))",
+        (json.dumps(names), kept, kept),
     )
     transaction.change(
         "INSERT INTO meta.transform_cursors (model, input, snapshot_id, model_hash, updated_at, error, error_since)"

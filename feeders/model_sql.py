@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
+from sqlglot.errors import ParseError, SqlglotError
 
 from feeders.project import SqlFileError
 from feeders.tables import STAGING_SCHEMA
@@ -28,11 +28,18 @@ class Reference:
 
 
 def parse_query(path: Path, sql: str, *, what: str, line: int | None = None) -> exp.Query:
-    """Parses the text of one SELECT. Raises SqlFileError: `what` does not parse, or is something else."""
+    """Parses the text of one SELECT, which begins in this line of the file.
+
+    Raises:
+        SqlFileError: `what` does not parse, or is something else.
+    """
     try:
         statements = sqlglot.parse(sql, dialect="duckdb")
     except SqlglotError as error:
-        raise SqlFileError(path, f"{what} does not parse: {error}", line=line) from None
+        found = error.errors[0] if isinstance(error, ParseError) and error.errors else {}
+        text = f"{found['description']} at {found['highlight']!r}" if found else str(error)
+        at = (line or 1) + int(found.get("line") or 1) - 1
+        raise SqlFileError(path, f"{what} does not parse: {text}", line=at) from None
     if len(statements) != 1 or not isinstance(query := statements[0], exp.Query):
         raise SqlFileError(path, f"{what} is not one SELECT", line=line)
     return query

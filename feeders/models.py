@@ -168,7 +168,7 @@ def _parse(path: Path) -> Model:
     if not _COLUMN.fullmatch(key.value):
         raise SqlFileError(path, f"header 'key' is {key.value!r}, not one column's name", line=key.line)
     sql, first_line = sql_below(text)
-    query = parse_query(path, sql, what="the model")
+    query = parse_query(path, sql, what="the model", line=first_line)
     tables = tables_of(query, path=path, own=())
     rebuild_only = _is_rebuild_only(headers)
     return Model(

@@ -255,6 +255,7 @@ class Transforms:
                 forgotten=[
                     m for m in self._models if m.name not in done and run.remade & {i.table for i in m.inputs}
                 ],
+                defined=self._models,
             )
             fault.point("transformed")
         return runs, run.snapshot

@@ -61,11 +61,12 @@ class Observer(Protocol):
         ...
 
 
-def compare(lake: Lake, model: Model, *, sample: int) -> Compared:
+def compare(lake: Lake, model: Model, *, sample: int, whole: bool = False) -> Compared:
     """Compares the rows of sampled keys: so many of the model's own, and those that as many rows of each input affect.
 
     The first find a row that should not be there, the others one that is missing. The lake has to be at a snapshot in
-    which the model is up to date.
+    which the model is up to date. With `whole` the SELECT reads all of its inputs, so that a restrict that cuts away
+    too much is found too; else it costs no more than an incremental run.
 
     Raises:
         StatementFailed: the model's SQL failed.
@@ -79,7 +80,7 @@ def compare(lake: Lake, model: Model, *, sample: int) -> Compared:
             affected = f"WITH changed AS (SELECT * FROM {each.table} {size}) {each.keys_sql}\n"
             parts.append(f"SELECT key FROM ({affected}) AS affected(key)")
     sampled = " UNION ALL ".join(f"({part})" for part in parts)
-    made = model.sql if model.rebuild_only else model.restricted_sql
+    made = model.sql if model.rebuild_only or whole else model.restricted_sql
     [(keys, extra, missing)] = lake.query(
         f"WITH keys AS MATERIALIZED (SELECT DISTINCT key FROM ({sampled}) WHERE key IS NOT NULL),"
         f" found AS MATERIALIZED (SELECT * FROM {table} WHERE {key} IN (SELECT key FROM keys)),"
@@ -118,7 +119,8 @@ def run_check(lake: Lake, check: Check, *, examples: int = 0) -> Checked:
 class Verifier:
     """Goes round the models at an interval, and runs the checks if a model was rebuilt since. On the writer's thread.
 
-    The first round runs the checks too: what the process before has rebuilt is not known.
+    The first round runs the checks too: what the process before has rebuilt is not known. A check that returned rows,
+    or could not run, runs in each round until it returned none.
 
     One model or check at a time, and only while no key waits, so that a new key can go between two of them. What is
     not up to date, since it fails, is left out.
@@ -143,7 +145,8 @@ class Verifier:
         self._rebuilds = rebuilds
         self._clock = clock
         self._round_at = clock() + every_s
-        self._checked_at = -1
+        self._rebuilds_seen = -1
+        self._open_checks: dict[str, Check] = {}
         self._left: deque[Model | Check] = deque()
 
     def due_in(self, *, idle: bool) -> float | None:
@@ -161,14 +164,19 @@ class Verifier:
         if not self._left:
             self._round_at = self._clock() + self._every_s
             self._left.extend(self._models)
-            rebuilds = self._rebuilds()
-            self._left.extend(self._checks if rebuilds != self._checked_at else ())
-            self._checked_at = rebuilds
+            self._round_checks()
         while self._left and not self._may_run(self._left[0]):
             self._left.popleft()
         if self._left:
             self._run(lake, self._left[0])
             self._left.popleft()
+
+    def _round_checks(self) -> None:
+        """After a rebuild all checks are to run, and each of them again until it returned no row."""
+        if (rebuilds := self._rebuilds()) != self._rebuilds_seen:
+            self._rebuilds_seen = rebuilds
+            self._open_checks = {check.name: check for check in self._checks}
+        self._left.extend(self._open_checks.values())
 
     def not_run(self, error: Exception) -> None:
         """Hears that `run` raised."""
@@ -184,7 +192,10 @@ class Verifier:
                 case Model():
                     self._observer.compared(compare(lake, what, sample=self._sample))
                 case Check():
-                    self._observer.checked(run_check(lake, what))
+                    checked = run_check(lake, what)
+                    if not checked.rows:
+                        self._open_checks.pop(what.name, None)
+                    self._observer.checked(checked)
                 case _:
                     assert_never(what)
         except StatementFailed as error:

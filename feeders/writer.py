@@ -148,8 +148,12 @@ class Writer:
         self._refuse_after_end()
         return future
 
-    def transact(self, message: str, function: Callable[[Transaction], T]) -> "Future[T]":
+    def transact(
+        self, message: str, function: Callable[[Transaction], T], *, moves: Sequence[StreamId] = ()
+    ) -> "Future[T]":
         """Runs a function in a transaction of its own, of this term, between two batches.
+
+        `moves` are the streams whose cursors it replaces: their models follow.
 
         Its future fails with a LakeError; then nothing was committed, but see `Lake.transaction`.
         """
@@ -160,7 +164,10 @@ class Writer:
                     with lake.transaction(message) as transaction:
                         require_epoch(transaction, self._epoch)
                         self._load_open_failures(lake)
-                        return function(transaction)
+                        result = function(transaction)
+                    if moves and self._follow_up is not None:
+                        self._follow_up.changed(moves)
+                    return result
                 except LakeConflict:
                     if attempt == MAX_CONFLICTS:
                         raise

@@ -2,12 +2,13 @@
 
 import json
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 from rich.progress import track
 
-from consumer.cli.common import WRONG_USAGE, errors_shown, fail, stderr
+from consumer.cli.common import ANSWER_IS_NO, WRONG_ENVIRONMENT, WRONG_USAGE, errors_shown, fail, stderr
 from consumer.cli.testing import run_one, up_to_date
 from consumer.definitions import load_definitions
 from consumer.election import new_instance_name
@@ -15,6 +16,7 @@ from consumer.settings import load_project_settings, load_settings
 from feeders.lake import Lake
 from feeders.model_check import check_models
 from feeders.models import Model, below
+from feeders.project import SqlFileError
 from feeders.transform import rebuild_now
 
 app = typer.Typer(no_args_is_help=True, help="The models.")
@@ -31,16 +33,28 @@ def rebuild(
     models: Annotated[
         list[str] | None, typer.Argument(metavar="[MODEL…]", help="All models if none is named.")
     ] = None,
+    changed: Annotated[
+        bool,
+        typer.Option(
+            "--changed", help="Also models whose file is not the one that the lake's table is made of."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Make models, and all below them, equal to their SELECT over the whole input. Readers see it at once."""
+    """Make models, and all below them, equal to their SELECT over the whole input. Readers see it at once.
+
+    Refused with status 3 where the service runs another file than this project has: its next run would undo it.
+    """
     with errors_shown():
         settings = load_settings()
         definitions = load_definitions(settings)
         wanted = chosen(definitions.models, models or [])
-        lake = Lake(settings.lake(new_instance_name().replace("w-", "d-", 1)))
+        config = replace(settings.lake(new_instance_name().replace("w-", "d-", 1)), may_create=False)
+        lake = Lake(config)
         started = time.monotonic()
         try:
+            if not changed:
+                refuse_other_files(lake, wanted)
             with stderr.status(f"rebuilding {len(wanted)} models"):
                 runs = rebuild_now(lake, wanted)
         finally:
@@ -62,12 +76,19 @@ def check(
 ) -> None:
     """Bind all models, maps, restricts and checks to the tables of ddl/. Needs no server; status 1 if one is wrong."""
     with errors_shown():
-        definitions = load_definitions(load_project_settings())
+        settings = load_project_settings()
+        try:
+            definitions = load_definitions(settings)
+        except SqlFileError as error:
+            if as_json:
+                typer.echo(json.dumps({"models": None, "checks": None, "wrong": [wrong_of(error)]}))
+            else:
+                stderr.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(ANSWER_IS_NO) from None
         errors = check_models(definitions.models, definitions.tables, definitions.checks)
     if as_json:
-        wrong = [{"file": str(each.path), "line": each.line, "what": each.what} for each in errors]
         counts = {"models": len(definitions.models), "checks": len(definitions.checks)}
-        typer.echo(json.dumps({**counts, "wrong": wrong}))
+        typer.echo(json.dumps({**counts, "wrong": [wrong_of(each) for each in errors]}))
     else:
         for each in errors:
             stderr.print(str(each), style="red", markup=False, highlight=False, soft_wrap=True)
@@ -75,6 +96,11 @@ def check(
             f"{len(definitions.models)} models and {len(definitions.checks)} checks, {len(errors)} wrong"
         )
     raise typer.Exit(1 if errors else 0)
+
+
+def wrong_of(error: SqlFileError) -> dict[str, object]:
+    """What is wrong with a file, for --json."""
+    return {"file": str(error.path), "line": error.line, "what": error.what}
 
 
 @app.command("test")
@@ -102,14 +128,21 @@ def run_tests(
         settings = load_settings()
         definitions = load_definitions(settings)
         known = {each.name: each for each in (*definitions.models, *definitions.checks)}
-        if unknown := [name for name in names or [] if name not in known]:
+        chosen_names = [name.removeprefix("main.") for name in names or known]
+        if unknown := [name for name in chosen_names if name not in known]:
             hint = f"there are {', '.join(known)}"
             fail(f"no such check or model: {', '.join(unknown)}", WRONG_USAGE, hint=hint)
-        wanted = [known[name] for name in dict.fromkeys(names or known)]
+        wanted = [known[name] for name in dict.fromkeys(chosen_names)]
         with up_to_date(settings, definitions) as (lake, held_back):
             tested = [
                 run_one(lake, what, held_back, sample=keys, examples=0 if as_json else rows)
-                for what in track(wanted, description="testing", console=stderr, transient=True)
+                for what in track(
+                    wanted,
+                    description="testing",
+                    console=stderr,
+                    transient=True,
+                    disable=not stderr.is_terminal,
+                )
             ]
     if as_json:
         typer.echo(json.dumps({"tested": [each.as_json() for each in tested]}))
@@ -137,9 +170,23 @@ def graph(
             typer.echo(f"  ← {each.table}")
 
 
+def refuse_other_files(lake: Lake, models: list[Model]) -> None:
+    """Ends the command if the lake's table of one of these models is made of another file."""
+    made = dict(lake.query("SELECT model, max(model_hash) FROM meta.transform_cursors GROUP BY model"))
+    others = [model for model in models if made.get(model.name, model.sql_hash) != model.sql_hash]
+    if others:
+        fail(
+            f"in the lake {', '.join(model.name for model in others)} is made of another file than {others[0].path}",
+            WRONG_ENVIRONMENT,
+            hint="set LOTUS_PROJECT_DIR as the service has it; a changed file comes by a restart of the service with"
+            " it, or without a service by --changed",
+        )
+
+
 def chosen(models: tuple[Model, ...], names: list[str]) -> list[Model]:
     """The named models and all below them, in dependency order."""
     known = {model.name: model for model in models}
+    names = [name.removeprefix("main.") for name in names]
     unknown = [name for name in names if name not in known]
     if unknown:
         fail(f"no such model: {', '.join(unknown)}", WRONG_USAGE, hint=f"there are {', '.join(known)}")

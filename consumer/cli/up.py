@@ -52,7 +52,7 @@ def up(
             for notice in stack.notices:
                 typer.echo(f"note: {notice}", err=True)
             write_connect_sql(tenant, directory / CONNECT_SQL)
-            write_environment(tenant.env(), directory / CONSUMER_ENV)
+            write_environment({**given, **tenant.env()}, directory / CONSUMER_ENV)
             write_environment(lander_environment(tenant), directory / LANDER_ENV)
             typer.echo(describe(tenant, directory))
             run_on_uvloop(run_consumer(tenant, given))
@@ -83,7 +83,7 @@ SeaweedFS S3  {endpoints.s3_url}   buckets {tenant.landing_bucket}, {tenant.lake
 filer         {endpoints.filer_http}
 NATS          {endpoints.nats_url}   user {tenant.nats_user}
 PostgreSQL    {catalog.host}:{catalog.port}   database {catalog.database}, role {catalog.user}
-metrics       http://127.0.0.1:{tenant.http_port}/metrics   (/livez, /readyz)
+status        http://127.0.0.1:{tenant.http_port}/   (/status.json, /metrics, /livez, /readyz)
 
 Land something:        lotus-lake land --dir {directory} --files 20
 Look with a DuckDB shell:  duckdb -init {directory / CONNECT_SQL}   (holds secrets; only you can read it)

@@ -13,12 +13,14 @@ lost with it.
 import random
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 
 from consumer.embedded.stack import Stack
 from tests.helpers import examples
+from tests.lakes import definitions
 from tests.model_moves import (
     BROKEN,
     MOVES,
@@ -88,6 +90,34 @@ def test_changes_that_expired_by_another_hand_are_rebuilt(
         play.follow()
         play.assert_equal()
         assert {run.how for run in play.runs} == {"incremental"}
+    finally:
+        play.close()
+
+
+def test_a_table_that_is_gone_is_made_again_and_a_model_that_is_gone_leaves_no_cursor(
+    stack: Stack, tmp_path: Path
+) -> None:
+    models = definitions().models
+    fewer = [model for model in models if model.name != "fct_customer_engagement"]
+    play = ModelPlay(
+        stack.tenant("gonetable"), tmp_path, variants={"all": models, "fewer": fewer}, rebuild_share=1.0
+    )
+    dice = random.Random(8)
+    try:
+        play.land(dice, 12)
+        play.follow()
+        play.lake.query("DROP TABLE main.fct_sales")
+        play.land(dice, 24)
+        play.follow()
+        play.assert_equal()
+        play.restart("fewer")
+        play.land(dice, 12)
+        play.follow()
+        known = {name for (name,) in play.lake.query("SELECT DISTINCT model FROM meta.transform_cursors")}
+        assert known == {model.name for model in fewer}
+        play.restart("all")
+        play.follow()
+        play.assert_equal()
     finally:
         play.close()
 

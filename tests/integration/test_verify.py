@@ -2,8 +2,10 @@
 
 import json
 import random
+import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from prometheus_client import Counter
@@ -122,12 +124,15 @@ class Heard:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.not_empty: set[str] = set()
 
     def compared(self, result: Compared) -> None:
         self.names.append(result.model.name)
 
     def checked(self, result: Checked) -> None:
         self.names.append(result.check.name)
+        if result.rows:
+            self.not_empty.add(result.check.name)
 
     def failed(self, what: Model | Check | None, error: Exception) -> None:
         self.names.append(f"failed: {what.name if what else error}")
@@ -165,7 +170,9 @@ def test_a_round_goes_by_the_models_and_by_the_checks_after_a_rebuild(play: Mode
     now, behind = 122.0, set[str]()
     heard.names.clear()
     rounds(verifier, play.lake, play)
-    assert heard.names == [model.name for model in play.models]
+    # What could not run before, and what found something, comes again.
+    assert heard.names[: len(models)] == [model.name for model in play.models]
+    assert set(heard.names[len(models) :]) == readers | heard.not_empty
 
     now, rebuilds = 183.0, 2
     heard.names.clear()
@@ -173,7 +180,7 @@ def test_a_round_goes_by_the_models_and_by_the_checks_after_a_rebuild(play: Mode
     assert heard.names == [*(model.name for model in play.models), *(each.name for each in checks)]
 
 
-def test_the_service_tells_and_so_does_the_command(stack: Stack) -> None:
+def test_the_service_tells_and_so_does_the_command(stack: Stack, tmp_path: Path) -> None:
     tenant = stack.tenant("verified")
     landing = Landing(seed=3, files=12, rows=(10, 30))
     tests = ("fct_sales", "no_lost_orders", "rows_without_a_key")
@@ -215,13 +222,29 @@ def test_the_service_tells_and_so_does_the_command(stack: Stack) -> None:
         )
         shown = command(tenant, "transform", "test", "no_lost_orders")
         assert "what lost" in shown.stdout
-        assert command(tenant, "transform", "rebuild", "fct_sales").exit_code == 0
+        other = other_project(tmp_path)
+        refused = command(tenant, "transform", "rebuild", "fct_sales", LOTUS_PROJECT_DIR=other)
+        assert refused.exit_code == 3
+        assert "is made of another file" in refused.stderr
+        held = command(tenant, "transform", "test", "fct_sales", LOTUS_PROJECT_DIR=other)
+        assert "restart the service with this project" in held.stdout
+        assert command(tenant, "transform", "rebuild", "main.fct_sales").exit_code == 0
         wait_until(
             lambda: mismatches(service)["fct_sales"] == 0,
             timeout_s=WORK_TIMEOUT_S,
             what="a round after the rebuild",
         )
         assert verdicts()[0] == 0
+
+
+def other_project(folder: Path) -> str:
+    """The project with another fct_sales."""
+    found = find_project(None)
+    shutil.copytree(found.ddl, folder / "ddl")
+    shutil.copytree(found.transforms, folder / "transforms")
+    [file] = (folder / "transforms").rglob("fct_sales.sql")
+    file.write_text(file.read_text() + "-- changed\n")
+    return str(folder)
 
 
 def counted(counter: Counter) -> float:

@@ -1,5 +1,7 @@
 """Models are bound before anything runs, and what is wrong is named with its file and line."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +45,11 @@ def test_the_projects_own_models_are_right() -> None:
         ),
         (HEAD.replace(": id\n", ": name\n") + SELECT, 2, "the map of .*name"),
         (
+            HEAD + SELECT.replace("AS customer_id", "AS Order_id"),
+            3,
+            "more than one column of the name order_id",
+        ),
+        (
             HEAD.replace(": id\n", ": financial_status\n") + SELECT,
             2,
             "gives VARCHAR, the key order_id is BIGINT",
@@ -75,6 +82,20 @@ def test_a_model_that_is_only_rebuilt_has_its_select_bound(tmp_path: Path) -> No
     assert checked(tmp_path, int_shopify__x=head + SELECT) == []
     [error] = checked(tmp_path, int_shopify__x=head + SELECT.replace("customer.id", "none.id"))
     assert error.line == 3
+
+
+def test_what_does_not_parse_is_named_with_its_line_and_the_command_ends_with_status_1(
+    tmp_path: Path,
+) -> None:
+    for name in ("ddl", "transforms"):
+        shutil.copytree(getattr(find_project(None), name), tmp_path / name)
+    [file] = (tmp_path / "transforms").rglob("fct_sales.sql")
+    file.write_text(file.read_text().replace("FROM amounts", "FROMM amounts"))
+    line = 1 + file.read_text().splitlines().index("FROMM amounts")
+    done = CliRunner().invoke(app, ["transform", "check", "--json"], env={"LOTUS_PROJECT_DIR": str(tmp_path)})
+    assert done.exit_code == 1
+    [wrong] = json.loads(done.stdout)["wrong"]
+    assert (wrong["file"], wrong["line"]) == (str(file), line)
 
 
 @pytest.mark.parametrize("command", ["check", "graph"])
