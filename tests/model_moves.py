@@ -62,6 +62,12 @@ WHILE_ONE_FAILS = [
     Move("plain", 0),
 ]
 """What reads the model that fails is held back, while its other inputs go on."""
+WITH_ANOTHER_FILE = [
+    *(*LANDINGS, Move("follow", 0)),
+    *(Move("edited", 0), *LANDINGS[:3], Move("follow", 0)),
+    *(*LANDINGS[3:], Move("follow", 0)),
+]
+"""A model whose file has changed is rebuilt, and what reads it with it; then they go on by changed keys."""
 WHILE_ONE_IS_MADE_ANEW = [
     *(*LANDINGS, Move("follow", 0)),
     *(Move("retyped and broken", 0), *LANDINGS[::-1], Move("follow", 0)),

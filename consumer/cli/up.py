@@ -83,7 +83,8 @@ SeaweedFS S3  {endpoints.s3_url}   buckets {tenant.landing_bucket}, {tenant.lake
 filer         {endpoints.filer_http}
 NATS          {endpoints.nats_url}   user {tenant.nats_user}
 PostgreSQL    {catalog.host}:{catalog.port}   database {catalog.database}, role {catalog.user}
-status        http://127.0.0.1:{tenant.http_port}/   (/status.json, /metrics, /livez, /readyz)
+status        http://127.0.0.1:{tenant.http_port}/   (/status.json)
+metrics       http://127.0.0.1:{tenant.http_port}/metrics   (/livez, /readyz)
 
 Land something:        lotus-lake land --dir {directory} --files 20
 Look with a DuckDB shell:  duckdb -init {directory / CONNECT_SQL}   (holds secrets; only you can read it)
