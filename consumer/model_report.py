@@ -22,6 +22,9 @@ class ModelReport:
         self._metrics = metrics
         for model in models:
             metrics.model_errors.labels(model=model.name).set(0)
+            # A counter that begins with its first event hides that from rate().
+            metrics.model_keys.labels(model=model.name)
+            metrics.model_rebuilds.labels(model=model.name)
 
     def ran(self, runs: Sequence[ModelRun]) -> None:
         """Models ran, or are held back by an error."""
