@@ -221,3 +221,9 @@ def test_the_namespace_is_one() -> None:
     assert settings_of_kubernetes()["LOTUS_NAMESPACE"] == default
     names = {path.stem for path in (DEPLOY / "nats" / "js_streams").glob("*.json")}
     assert all(name.removeprefix("KV_").startswith(f"{default}_") for name in names)
+
+
+def test_no_lock_file_holds_an_address() -> None:
+    """`npm install --package-lock-only --omit-lockfile-registry-resolved` writes it so."""
+    lock = json.loads((ROOT / "tests" / "deploy" / "package-lock.json").read_text())
+    assert {name for name, each in lock["packages"].items() if "resolved" in each} == set()
