@@ -34,7 +34,7 @@ $(STAMP): $(DEPS) pyproject.toml
 
 venv: $(STAMP) ## Build .venv if it is missing or out of date
 
-demo: $(STAMP) ## Land files in a real stack and compare fct_sales with what was expected (FILES=60 SEED=1)
+demo: $(STAMP) ## Land files in a real stack and compare both fct tables with what was expected (FILES=60 SEED=1)
 	@$(BIN)/lotus-lake demo --files $(FILES) --seed $(SEED)
 
 test: $(STAMP) ## Run the tests on real servers (meant to take 10 minutes on 2 idle cores)

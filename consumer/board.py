@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 from consumer.breaker import Blocked
 from consumer.broker import Broker
 from consumer.definitions import Definitions
+from consumer.election import name_of_part
 from consumer.errors import LotusError
 from consumer.pending import Pending, pending_keys
 from consumer.settings import Settings
@@ -130,7 +131,7 @@ class Board:
         self._definitions = definitions
         self._process = process
         self._term: TermView | None = None
-        instance = process().instance.replace("w-", "s-", 1)
+        instance = name_of_part(process().instance, "s")
         config = replace(
             settings.lake(instance), may_create=False, memory_limit_bytes=READER_BYTES, threads=1
         )

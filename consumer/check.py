@@ -230,7 +230,7 @@ async def check_lake(settings: Settings, definitions: Definitions) -> Finding:
         return Finding(subject="lake", status="note", found=found)
 
     def look() -> int:
-        lake = Lake(settings.lake(new_instance_name().replace("w-", "c-", 1)))
+        lake = Lake(settings.lake(new_instance_name("c")))
         try:
             return len(preview_ddl(lake, definitions.tables))
         finally:

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from typing import LiteralString
+from typing import Literal, LiteralString
 
 import psycopg
 import structlog
@@ -39,10 +39,20 @@ _RANDOM = random.SystemRandom()
 Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
 
-def new_instance_name() -> str:
+Part = Literal["w", "r", "s", "j", "d", "c"]
+"""Whose session it is: the writer's, its reader's, the status page's, the janitor's, that of a command that changes or
+reads the lake, or one that only asks."""
+
+
+def new_instance_name(part: Part = "w") -> str:
     """Names this process, differently each time, short enough for PostgreSQL's application_name."""
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:20]
-    return f"w-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{part}-{host}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def name_of_part(instance: str, part: Part) -> str:
+    """Names another part of the same process."""
+    return f"{part}-{instance.partition('-')[2]}"
 
 
 def lock_key(*parts: str) -> int:

@@ -1,14 +1,30 @@
 """What a dead letter says of a file: names, types, counts and positions, never a row's value (D15)."""
 
+import base64
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 
+from consumer.broker import Delivery
 from feeders.drift import file_schema_text, table_schema_text
 from feeders.errors import StatementFailed
+from feeders.failures import Failure
 from feeders.parquet import BadFile
 from feeders.parquet_types import FileSchema
 from feeders.streams import Stream
 
 Detail = Mapping[str, str | int | None]
+MOST_PAYLOAD_BYTES = 64 * 1024
+
+
+def announcement(failure: Failure, unread: Delivery | None) -> bytes:
+    """What the feed of dead letters says; with the payload, up to 64 KiB of it, of a message that could not be read."""
+    said: dict[str, object] = {"schema": "lotus-lake.dead/1", **asdict(failure)}
+    said["stream"] = str(failure.stream) if failure.stream else None
+    if unread is not None:
+        payload = unread.payload[:MOST_PAYLOAD_BYTES]
+        said |= {"subject": unread.subject, "payload_base64": base64.b64encode(payload).decode()}
+    return json.dumps(said).encode()
 
 
 def of_bad_file(error: BadFile) -> Detail:

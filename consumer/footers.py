@@ -1,7 +1,7 @@
 """How many rows objects have, by the footers of those that nobody has read yet: two small GETs at most for each."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from consumer.errors import NotFound, UnexpectedAnswer
@@ -65,15 +65,14 @@ async def count_footers(bucket: Bucket, objects: Sequence[tuple[str, int]], limi
 async def _rows(bucket: Bucket, key: str, size: int, limits: Limits) -> int | None:
     """Returns what a footer claims; None if there is none that can be read: loading the object tells why."""
     try:
-        tail = await bucket.read_range(key, max(0, size - TAIL_BYTES), TAIL_BYTES) if size else b""
-        length = int.from_bytes(tail[-TRAILER_BYTES:-4], "little")
-        if tail[-4:] != b"PAR1" or not 0 < length <= min(size, limits.max_footer_bytes):
+        footer = await _footer(
+            lambda start, length: bucket.read_range(key, start, length), size, guess=TAIL_BYTES, limits=limits
+        )
+        if footer is None:
             return None
-        if length + TRAILER_BYTES > len(tail):
-            tail = await bucket.read_range(key, max(0, size - length - TRAILER_BYTES), length + TRAILER_BYTES)
         parsed = await asyncio.to_thread(
             parse_footer,
-            tail[-length - TRAILER_BYTES : -TRAILER_BYTES],
+            footer,
             max_columns=limits.max_columns,
             max_depth=limits.max_depth,
             max_row_groups=limits.max_row_groups,
@@ -81,6 +80,23 @@ async def _rows(bucket: Bucket, key: str, size: int, limits: Limits) -> int | No
     except (NotFound, UnexpectedAnswer, FooterSyntaxError, FooterLimitError):
         return None
     return parsed.rows if 0 <= parsed.rows <= limits.max_rows else None
+
+
+async def _footer(
+    read: Callable[[int, int], Awaitable[bytes]], size: int, *, guess: int, limits: Limits
+) -> bytes | None:
+    """Reads the footer of an object of this size, which may be in its last `guess` bytes; None if it has none."""
+    tail = await read(max(0, size - guess), guess) if size else b""
+    length = int.from_bytes(tail[-TRAILER_BYTES:-4], "little")
+    if tail[-4:] != b"PAR1" or not 0 < length <= min(size, limits.max_footer_bytes):
+        return None
+    if length + TRAILER_BYTES > len(tail):
+        tail = await read(max(0, size - length - TRAILER_BYTES), length + TRAILER_BYTES)
+    return tail[-length - TRAILER_BYTES : -TRAILER_BYTES]
+
+
+class _OtherVersionError(Exception):
+    """The object is not the one that was asked for any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +122,7 @@ class FooterReader:
         """
         try:
             return await self._rows_of(seen)
-        except NotFound:
+        except (NotFound, _OtherVersionError):
             return None, "changed"
         except UnexpectedAnswer:
             # It may have become shorter than what was asked for.
@@ -115,23 +131,18 @@ class FooterReader:
             return None, "unreadable"
 
     async def _rows_of(self, seen: Seen) -> tuple[int | None, FooterVerdict]:
-        guess = min(TAIL_BYTES, self.lengths.get(seen.stream, TAIL_BYTES))
-        start = max(0, seen.size_bytes - guess)
-        part = await self.bucket.read_part(seen.key, start, guess)
-        if part.etag != seen.etag:
-            return None, "changed"
-        tail = part.body
-        length = int.from_bytes(tail[-TRAILER_BYTES:-4], "little")
-        if tail[-4:] != b"PAR1" or not 0 < length <= min(seen.size_bytes, self.limits.max_footer_bytes):
-            return None, "unreadable"
-        self.lengths[seen.stream] = max(LEAST_BYTES, length + length // 4)
-        if length + TRAILER_BYTES > len(tail):
-            start = max(0, seen.size_bytes - length - TRAILER_BYTES)
-            part = await self.bucket.read_part(seen.key, start, length + TRAILER_BYTES)
+        async def read(start: int, length: int) -> bytes:
+            part = await self.bucket.read_part(seen.key, start, length)
             if part.etag != seen.etag:
-                return None, "changed"
-            tail = part.body
-        return claimed_rows(tail[-length - TRAILER_BYTES : -TRAILER_BYTES]), "read"
+                raise _OtherVersionError
+            return part.body
+
+        guess = min(TAIL_BYTES, self.lengths.get(seen.stream, TAIL_BYTES))
+        footer = await _footer(read, seen.size_bytes, guess=guess, limits=self.limits)
+        if footer is None:
+            return None, "unreadable"
+        self.lengths[seen.stream] = max(LEAST_BYTES, len(footer) + len(footer) // 4)
+        return claimed_rows(footer), "read"
 
     async def _is_still(self, seen: Seen) -> FooterVerdict:
         try:

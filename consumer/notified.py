@@ -6,10 +6,8 @@ comes twice, or over another way too, is refused by the queue or known to the le
 """
 
 import asyncio
-import base64
-import json
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -17,9 +15,9 @@ import structlog
 from consumer.broker import Broker, Delivery
 from consumer.errors import Unavailable, Undecodable
 from consumer.events import KeyEvent
+from consumer.evidence import announcement
 from consumer.ingress.decode import decode
 from consumer.metrics import Metrics
-from consumer.settle import MOST_PAYLOAD_BYTES
 from consumer.sweeping import Reason
 from feeders.errors import LakeError, LakeFenced
 from feeders.failures import Failure
@@ -133,14 +131,7 @@ class Notifications:
             stream=None, bucket=None, key=None, etag=None, reason="undecodable", attempts=1, detail=detail
         )
         await asyncio.wrap_future(self._writer.submit(failure))
-        payload = delivery.payload[:MOST_PAYLOAD_BYTES]
-        announced: dict[str, object] = {
-            "schema": "lotus-lake.dead/1",
-            **asdict(failure),
-            "subject": delivery.subject,
-            "payload_base64": base64.b64encode(payload).decode(),
-        }
-        await self._broker.publish_dead(None, json.dumps(announced).encode())
+        await self._broker.publish_dead(None, announcement(failure, delivery))
         await delivery.dead()
         log.warning("undecodable notification", **detail)
         self._metrics.undecodable.labels(way=WAY).inc()

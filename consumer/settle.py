@@ -1,10 +1,8 @@
 """Carries out a message's verdict: evidence first, then the word to the queue, then one log line."""
 
 import asyncio
-import base64
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import assert_never
 
@@ -15,6 +13,7 @@ from consumer.broker import Broker, Delivery
 from consumer.claims import Attempts
 from consumer.errors import Unavailable
 from consumer.events import Identity, KeyEvent
+from consumer.evidence import announcement
 from consumer.metrics import Metrics
 from consumer.suspects import Suspects
 from consumer.verdict import Dead, Done, Ending, Later, Policy, Verdict, decide_verdict, draw_jitter
@@ -29,7 +28,6 @@ from feeders.writer import Writer
 log = structlog.get_logger()
 
 MOST_DETAIL_CHARACTERS = 2_000
-MOST_PAYLOAD_BYTES = 64 * 1024
 _GONE = frozenset({Ending.KEPT, Ending.ABSENT, Ending.STALE})
 
 NoteReplay = Callable[[Identity, str], None]
@@ -180,15 +178,8 @@ class Settler:
         )
         await asyncio.wrap_future(self._writer.submit(failure))
         fault.point("recorded")
-        announced: dict[str, object] = {"schema": "lotus-lake.dead/1", **asdict(failure)}
-        announced["stream"] = str(stream) if stream else None
-        if event is None:
-            payload = message.delivery.payload[:MOST_PAYLOAD_BYTES]
-            announced |= {
-                "subject": message.delivery.subject,
-                "payload_base64": base64.b64encode(payload).decode(),
-            }
-        await self._broker.publish_dead(stream, json.dumps(announced).encode())
+        unread = message.delivery if event is None else None
+        await self._broker.publish_dead(stream, announcement(failure, unread))
         fault.point("announced")
         await message.delivery.dead()
 

@@ -25,7 +25,7 @@ from consumer.broker import Broker
 from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import Definitions
 from consumer.drifting import DriftReport, Growing
-from consumer.election import Election
+from consumer.election import Election, name_of_part
 from consumer.errors import Misconfigured, NeedsMending, Unavailable, UnexpectedAnswer
 from consumer.events import KeyEvent
 from consumer.gaps import Gaps
@@ -181,7 +181,7 @@ class Term:
             writer.start()
             held.push_async_callback(announcer.close)
             held.push_async_callback(self._close_writer, writer)
-            reading = replace(settings.lake(self.instance.replace("w-", "r-", 1)), may_create=False)
+            reading = replace(settings.lake(name_of_part(self.instance, "r")), may_create=False)
             reader = LakeReader(lambda: Lake(reading))
             # In a thread: a query of the sweep may hold it.
             held.push_async_callback(asyncio.to_thread, reader.close)

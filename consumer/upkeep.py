@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
+from consumer.election import name_of_part
 from consumer.metrics import Metrics
 from consumer.settings import Settings
 from feeders.errors import LakeError
@@ -91,7 +92,7 @@ class Janitor:
     ) -> None:
         self._config: LakeConfig | None = None
         if (store := settings.janitor_store) is not None:
-            name = instance.replace("w-", "j-", 1)
+            name = name_of_part(instance, "j")
             self._config = janitor_config(settings.lake(name), store, instance=name)
         self._after_s = settings.cleanup_after_hours * 3600
         self._metrics = metrics

@@ -21,7 +21,7 @@ ANSWER_S = 90.0
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncGenerator[Broker]:
     """Connects to NATS under a name of its own, and sets nothing up there."""
-    instance = new_instance_name().replace("w-", "c-", 1)
+    instance = new_instance_name("c")
     broker = await Broker.connect(broker_config(settings, instance))
     try:
         yield broker

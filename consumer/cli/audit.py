@@ -22,7 +22,7 @@ from consumer.cli.audit_report import document_of, show
 from consumer.cli.common import ANSWER_IS_NO, DONE, WRONG_USAGE, errors_shown, fail, stderr
 from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import load_definitions
-from consumer.election import new_instance_name
+from consumer.election import name_of_part, new_instance_name
 from consumer.errors import Misconfigured
 from consumer.objects import Bucket
 from consumer.settings import Settings, load_settings
@@ -214,9 +214,9 @@ async def opened(
 ) -> AsyncGenerator[tuple[Broker, Bucket, LakeReader]]:
     """Connects to all that an audit needs; in NATS only a repair sets anything up."""
     instance = new_instance_name()
-    config = replace(settings.lake(instance.replace("w-", "r-", 1)), may_create=False, read_only=True)
+    config = replace(settings.lake(name_of_part(instance, "r")), may_create=False, read_only=True)
     async with AsyncExitStack() as held:
-        broker = await Broker.connect(broker_config(settings, instance.replace("w-", "c-", 1)))
+        broker = await Broker.connect(broker_config(settings, name_of_part(instance, "c")))
         held.push_async_callback(broker.close)
         if repair:
             await broker.ensure()

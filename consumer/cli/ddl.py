@@ -32,7 +32,7 @@ def apply(
     with errors_shown():
         settings = load_settings()
         definitions = load_definitions(settings)
-        lake = Lake(settings.lake(new_instance_name().replace("w-", "d-", 1)))
+        lake = Lake(settings.lake(new_instance_name("d")))
         try:
             if dry_run:
                 changes = preview_ddl(lake, definitions.tables)

@@ -211,7 +211,7 @@ def document_for(
 
 def read(settings: Settings, function: Callable[[Queryable], T]) -> T:
     """Reads the lake, apart from any service."""
-    instance = new_instance_name().replace("w-", "d-", 1)
+    instance = new_instance_name("d")
     reader = LakeReader(lambda: Lake(replace_config(settings.lake(instance), may_create=False)))
     try:
         return reader.read(function)

@@ -48,7 +48,7 @@ def demo(
         Path | None, typer.Option(help="Keep the stack's folder here instead of a temporary one.")
     ] = None,
 ) -> None:
-    """Land files in a real SeaweedFS while the consumer runs, and compare fct_sales row by row."""
+    """Land files in a real SeaweedFS while the consumer runs, and compare both fct tables row by row."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         if keep is not None:

@@ -109,14 +109,14 @@ def carry_out(settings: Settings, policy: Policy, *, remove: bool) -> Report:
 
 def open_lake(settings: Settings) -> Lake:
     """Opens the lake as the loader."""
-    return Lake(replace(settings.lake(new_instance_name().replace("w-", "d-", 1)), may_create=False))
+    return Lake(replace(settings.lake(new_instance_name("d")), may_create=False))
 
 
 def open_janitor(settings: Settings) -> Lake | None:
     """Opens the lake as the janitor; None where there is none."""
     if (store := settings.janitor_store) is None:
         return None
-    name = new_instance_name().replace("w-", "j-", 1)
+    name = new_instance_name("j")
     return Lake(janitor_config(settings.lake(name), store, instance=name))
 
 

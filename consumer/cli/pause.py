@@ -92,7 +92,7 @@ async def asked(settings: Settings, subject: str, document: Document) -> Documen
 
 def look(settings: Settings) -> list[Pause]:
     """Reads from the lake which streams are paused, apart from any service."""
-    instance = new_instance_name().replace("w-", "p-", 1)
+    instance = new_instance_name("r")
     reader = LakeReader(lambda: Lake(replace_config(settings.lake(instance), may_create=False)))
     try:
         return reader.read(read_pauses)

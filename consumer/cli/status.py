@@ -131,7 +131,7 @@ async def count_keys(broker: Broker, settings: Settings, definitions: Definition
 def read_lake(settings: Settings) -> Standing:
     """Reads the lake's own tables, in a DuckDB of its own. Raises LakeError."""
     with tempfile.TemporaryDirectory(prefix="lotus-lake-status-") as folder:
-        instance = new_instance_name().replace("w-", "c-", 1)
+        instance = new_instance_name("c")
         config = replace(settings.lake(instance), may_create=False, temp_directory=Path(folder))
         lake = Lake(config)
         try:

@@ -17,7 +17,7 @@ from consumer.broker import Broker
 from consumer.cli.common import ANSWER_IS_NO, DONE, WRONG_USAGE, errors_shown, fail
 from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import load_definitions
-from consumer.election import new_instance_name
+from consumer.election import name_of_part, new_instance_name
 from consumer.events import KeyEvent
 from consumer.ingress.gone import Gone, GonePolicy
 from consumer.ingress.sweep import Sweep, Swept
@@ -159,7 +159,7 @@ async def run_sweep(
 async def opened(settings: Settings, streams: StreamTable, report: Report) -> AsyncGenerator[Sweep]:
     """Connects to all that a sweep needs."""
     instance = new_instance_name()
-    config = replace(settings.lake(instance.replace("w-", "r-", 1)), may_create=False)
+    config = replace(settings.lake(name_of_part(instance, "r")), may_create=False)
     async with AsyncExitStack() as held:
         broker = await Broker.connect(broker_config(settings, instance))
         held.push_async_callback(broker.close)

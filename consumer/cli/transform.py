@@ -9,7 +9,7 @@ import typer
 from rich.progress import track
 
 from consumer.cli.common import ANSWER_IS_NO, WRONG_ENVIRONMENT, WRONG_USAGE, errors_shown, fail, stderr
-from consumer.cli.testing import run_one, up_to_date
+from consumer.cli.model_tests import run_one, up_to_date
 from consumer.definitions import load_definitions
 from consumer.election import new_instance_name
 from consumer.settings import load_project_settings, load_settings
@@ -49,7 +49,7 @@ def rebuild(
         settings = load_settings()
         definitions = load_definitions(settings)
         wanted = chosen(definitions.models, models or [])
-        config = replace(settings.lake(new_instance_name().replace("w-", "d-", 1)), may_create=False)
+        config = replace(settings.lake(new_instance_name("d")), may_create=False)
         lake = Lake(config)
         started = time.monotonic()
         try:

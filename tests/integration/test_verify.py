@@ -111,7 +111,12 @@ def test_the_checks_of_the_project_find_what_they_are_for(play: ModelPlay) -> No
         "rows_without_a_key": "INSERT INTO staging.stg_shopify__orders (_source_file) VALUES ('an odd file')",
         "amounts_not_understood": "INSERT INTO staging.stg_shopify__orders (id, total_tax) VALUES (1, 'NaN')",
     }
-    for name, tamper in tampers.items():
+    refund = (
+        "INSERT INTO staging.stg_shopify__order_refunds (id, transactions)"
+        " SELECT 1, [struct_update(transactions[1], amount := 'a lot')]"
+        " FROM staging.stg_shopify__order_refunds WHERE len(transactions) > 0 LIMIT 1"
+    )
+    for name, tamper in (*tampers.items(), ("amounts_not_understood", refund)):
         before = rows(name)
         with tampered(play.lake, tamper):
             found = run_check(play.lake, checks[name], examples=3)

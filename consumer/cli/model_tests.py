@@ -93,7 +93,7 @@ def up_to_date(settings: Settings, definitions: Definitions) -> Generator[tuple[
     Yields it, and the tables of those models that are behind even there, with the reason: an error held them back,
     or they have not run since their file changed.
     """
-    config = replace(settings.lake(new_instance_name().replace("w-", "d-", 1)), may_create=False)
+    config = replace(settings.lake(new_instance_name("d")), may_create=False)
     lake = Lake(config)
     try:
         [(newest,)] = lake.query("SELECT id FROM lakehouse.current_snapshot()")
