@@ -151,11 +151,12 @@ class Stack:
         tenant = self._describe(run, name, landing_bucket or f"{name}-landing", lake_bucket or f"{name}-lake")
         with self.connect() as connection:
             postgres.make_catalog(connection, tenant.catalog)
-        for bucket, policy in (
-            (tenant.landing_bucket, weed.landing_policy(tenant.landing_bucket, run.identities)),
-            (tenant.lake_bucket, weed.lake_policy(tenant.lake_bucket, run.identities)),
+        landing, lake, known = tenant.landing_bucket, tenant.lake_bucket, run.identities
+        for bucket, policy, readers in (
+            (landing, weed.landing_policy(landing, known), (known.lander, known.loader)),
+            (lake, weed.lake_policy(lake, known), (known.loader, known.janitor)),
         ):
-            weed.make_bucket(run.ports.get("weed.s3"), run.identities.admin, bucket, policy)
+            weed.make_bucket(run.ports, known.admin, bucket, policy, readers)
         tenant.spool_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         return tenant
 

@@ -4,22 +4,28 @@ import contextlib
 import http.client
 import json
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import grpc
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from consumer.embedded.errors import StackError
 from consumer.embedded.folder import Ports, Secrets, weed_sockets, write_whole
 from consumer.embedded.identity import S3Identity
 from consumer.embedded.process import Program, ServerSpec, program
 from consumer.embedded.procs import StopBy
+from consumer.ingress.filer_pb2 import CreateEntryRequest, CreateEntryResponse, Entry, FuseAttributes
 
 REGION = "us-east-1"
+_POLICY_IN_FORCE_S = 10
+_DIRECTORY_MODE = 1 << 31 | 0o777  # Go's os.ModeDir
 
 # On SIGTERM the filer waits 15 s for its gRPC streams to end, and its own subscriptions to itself are among
 # them, so they never do. A kill loses no object (measured), only the last minute of the filer's event log,
@@ -189,14 +195,65 @@ def _program(argv: list[str], settings: Path) -> Program:
     )
 
 
-def make_bucket(s3_port: int, admin: S3Identity, bucket: str, policy: dict[str, object]) -> None:
-    """Creates the bucket if it is missing, and sets its policy."""
-    status, answer = s3_request(s3_port, admin, "PUT", f"/{bucket}")
-    if status not in (200, 409):  # 409: it is there already
-        raise StackError(f"cannot create the bucket {bucket}: HTTP {status} {answer}")
-    status, answer = s3_request(s3_port, admin, "PUT", f"/{bucket}?policy", json.dumps(policy).encode())
-    if status not in (200, 204):
-        raise StackError(f"cannot set the policy of the bucket {bucket}: HTTP {status} {answer}")
+def make_bucket(
+    ports: Ports, admin: S3Identity, bucket: str, policy: dict[str, object], readers: tuple[S3Identity, ...]
+) -> None:
+    """Creates the bucket with its policy or, if it is there, sets its policy; returns when `readers` may list it.
+
+    A new bucket is made at the filer, policy included. S3's way takes two requests, and the filer's news of the
+    first, which arrives later, takes the policy of the second out of force for a moment: requests are refused
+    with 403 (seen once, on a busy machine; SeaweedFS 4.48, weed/s3api/auth_credentials_subscribe.go).
+
+    Raises:
+        StackError: SeaweedFS refused, or the policy was still not in force 10 s later.
+    """
+    s3_port, document = ports.get("weed.s3"), json.dumps(policy).encode()
+    if s3_request(s3_port, admin, "HEAD", f"/{bucket}")[0] == 404:
+        _create_entry(ports.get("weed.filer_grpc"), bucket, document)
+    else:
+        status, answer = s3_request(s3_port, admin, "PUT", f"/{bucket}?policy", document)
+        if status not in (200, 204):
+            raise StackError(f"cannot set the policy of the bucket {bucket}: HTTP {status} {answer}")
+    for reader in readers:
+        _wait_until_listable(s3_port, reader, bucket)
+
+
+def _create_entry(filer_grpc_port: int, bucket: str, policy: bytes) -> None:
+    now = int(time.time())
+    request = CreateEntryRequest(
+        directory="/buckets",
+        entry=Entry(
+            name=bucket,
+            is_directory=True,
+            attributes=FuseAttributes(mtime=now, crtime=now, file_mode=_DIRECTORY_MODE),
+            extended={"s3-bucket-policy": policy},
+        ),
+        o_excl=True,
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{filer_grpc_port}") as channel:
+        create = channel.unary_unary(
+            "/filer_pb.SeaweedFiler/CreateEntry",
+            request_serializer=CreateEntryRequest.SerializeToString,
+            response_deserializer=CreateEntryResponse.FromString,
+        )
+        try:
+            error = create(request, timeout=10, wait_for_ready=True).error
+        except grpc.RpcError as failure:
+            error = str(failure)
+    if error:
+        raise StackError(f"cannot create the bucket {bucket}: {error}")
+
+
+@retry(
+    retry=retry_if_exception_type(StackError),
+    stop=stop_after_delay(_POLICY_IN_FORCE_S),
+    wait=wait_fixed(0.05),
+    reraise=True,
+)
+def _wait_until_listable(s3_port: int, reader: S3Identity, bucket: str) -> None:
+    status, answer = s3_request(s3_port, reader, "GET", f"/{bucket}?list-type=2&max-keys=1")
+    if status != 200:
+        raise StackError(f"the policy of {bucket} lets {reader.name} list it, yet: HTTP {status} {answer}")
 
 
 def landing_policy(bucket: str, identities: S3Identities) -> dict[str, object]:

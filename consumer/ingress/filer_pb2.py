@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63onsumer/ingress/filer.proto\x12\x08\x66iler_pb\"t\n\x11\x45ventNotification\x12\"\n\told_entry\x18\x01 \x01(\x0b\x32\x0f.filer_pb.Entry\x12\"\n\tnew_entry\x18\x02 \x01(\x0b\x32\x0f.filer_pb.Entry\x12\x17\n\x0fnew_parent_path\x18\x04 \x01(\t\"\xf1\x01\n\x05\x45ntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cis_directory\x18\x02 \x01(\x08\x12#\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x13.filer_pb.FileChunk\x12,\n\nattributes\x18\x04 \x01(\x0b\x32\x18.filer_pb.FuseAttributes\x12/\n\x08\x65xtended\x18\x05 \x03(\x0b\x32\x1d.filer_pb.Entry.ExtendedEntry\x12\x0f\n\x07\x63ontent\x18\t \x01(\x0c\x1a/\n\rExtendedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"Q\n\x0e\x46useAttributes\x12\x11\n\tfile_size\x18\x01 \x01(\x04\x12\r\n\x05mtime\x18\x02 \x01(\x03\x12\x0b\n\x03md5\x18\x0e \x01(\x0c\x12\x10\n\x08mtime_ns\x18\x13 \x01(\x05\"8\n\tFileChunk\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\r\n\x05\x65_tag\x18\x05 \x01(\t\"\x85\x02\n\x18SubscribeMetadataRequest\x12\x13\n\x0b\x63lient_name\x18\x01 \x01(\t\x12\x13\n\x0bpath_prefix\x18\x02 \x01(\t\x12\x10\n\x08since_ns\x18\x03 \x01(\x03\x12\x11\n\tsignature\x18\x05 \x01(\x05\x12\x15\n\rpath_prefixes\x18\x06 \x03(\t\x12\x11\n\tclient_id\x18\x07 \x01(\x05\x12\x10\n\x08until_ns\x18\x08 \x01(\x03\x12\x14\n\x0c\x63lient_epoch\x18\t \x01(\x05\x12 \n\x18\x63lient_supports_batching\x18\x0b \x01(\x08\x12&\n\x1e\x63lient_supports_idle_heartbeat\x18\r \x01(\x08\"\xc1\x01\n\x19SubscribeMetadataResponse\x12\x11\n\tdirectory\x18\x01 \x01(\x0c\x12\x1f\n\x12\x65vent_notification\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05ts_ns\x18\x03 \x01(\x03\x12\x33\n\x06\x65vents\x18\x04 \x03(\x0b\x32#.filer_pb.SubscribeMetadataResponse\x12\x15\n\rflushed_ts_ns\x18\x06 \x01(\x03\x42\x15\n\x13_event_notificationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63onsumer/ingress/filer.proto\x12\x08\x66iler_pb\"t\n\x11\x45ventNotification\x12\"\n\told_entry\x18\x01 \x01(\x0b\x32\x0f.filer_pb.Entry\x12\"\n\tnew_entry\x18\x02 \x01(\x0b\x32\x0f.filer_pb.Entry\x12\x17\n\x0fnew_parent_path\x18\x04 \x01(\t\"\xf1\x01\n\x05\x45ntry\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cis_directory\x18\x02 \x01(\x08\x12#\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x13.filer_pb.FileChunk\x12,\n\nattributes\x18\x04 \x01(\x0b\x32\x18.filer_pb.FuseAttributes\x12/\n\x08\x65xtended\x18\x05 \x03(\x0b\x32\x1d.filer_pb.Entry.ExtendedEntry\x12\x0f\n\x07\x63ontent\x18\t \x01(\x0c\x1a/\n\rExtendedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"t\n\x0e\x46useAttributes\x12\x11\n\tfile_size\x18\x01 \x01(\x04\x12\r\n\x05mtime\x18\x02 \x01(\x03\x12\x11\n\tfile_mode\x18\x03 \x01(\r\x12\x0e\n\x06\x63rtime\x18\x06 \x01(\x03\x12\x0b\n\x03md5\x18\x0e \x01(\x0c\x12\x10\n\x08mtime_ns\x18\x13 \x01(\x05\"8\n\tFileChunk\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\r\n\x05\x65_tag\x18\x05 \x01(\t\"\x85\x02\n\x18SubscribeMetadataRequest\x12\x13\n\x0b\x63lient_name\x18\x01 \x01(\t\x12\x13\n\x0bpath_prefix\x18\x02 \x01(\t\x12\x10\n\x08since_ns\x18\x03 \x01(\x03\x12\x11\n\tsignature\x18\x05 \x01(\x05\x12\x15\n\rpath_prefixes\x18\x06 \x03(\t\x12\x11\n\tclient_id\x18\x07 \x01(\x05\x12\x10\n\x08until_ns\x18\x08 \x01(\x03\x12\x14\n\x0c\x63lient_epoch\x18\t \x01(\x05\x12 \n\x18\x63lient_supports_batching\x18\x0b \x01(\x08\x12&\n\x1e\x63lient_supports_idle_heartbeat\x18\r \x01(\x08\"\xc1\x01\n\x19SubscribeMetadataResponse\x12\x11\n\tdirectory\x18\x01 \x01(\x0c\x12\x1f\n\x12\x65vent_notification\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05ts_ns\x18\x03 \x01(\x03\x12\x33\n\x06\x65vents\x18\x04 \x03(\x0b\x32#.filer_pb.SubscribeMetadataResponse\x12\x15\n\rflushed_ts_ns\x18\x06 \x01(\x03\x42\x15\n\x13_event_notification\"W\n\x12\x43reateEntryRequest\x12\x11\n\tdirectory\x18\x01 \x01(\t\x12\x1e\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x0f.filer_pb.Entry\x12\x0e\n\x06o_excl\x18\x03 \x01(\x08\"$\n\x13\x43reateEntryResponse\x12\r\n\x05\x65rror\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,11 +40,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENTRY_EXTENDEDENTRY']._serialized_start=355
   _globals['_ENTRY_EXTENDEDENTRY']._serialized_end=402
   _globals['_FUSEATTRIBUTES']._serialized_start=404
-  _globals['_FUSEATTRIBUTES']._serialized_end=485
-  _globals['_FILECHUNK']._serialized_start=487
-  _globals['_FILECHUNK']._serialized_end=543
-  _globals['_SUBSCRIBEMETADATAREQUEST']._serialized_start=546
-  _globals['_SUBSCRIBEMETADATAREQUEST']._serialized_end=807
-  _globals['_SUBSCRIBEMETADATARESPONSE']._serialized_start=810
-  _globals['_SUBSCRIBEMETADATARESPONSE']._serialized_end=1003
+  _globals['_FUSEATTRIBUTES']._serialized_end=520
+  _globals['_FILECHUNK']._serialized_start=522
+  _globals['_FILECHUNK']._serialized_end=578
+  _globals['_SUBSCRIBEMETADATAREQUEST']._serialized_start=581
+  _globals['_SUBSCRIBEMETADATAREQUEST']._serialized_end=842
+  _globals['_SUBSCRIBEMETADATARESPONSE']._serialized_start=845
+  _globals['_SUBSCRIBEMETADATARESPONSE']._serialized_end=1038
+  _globals['_CREATEENTRYREQUEST']._serialized_start=1040
+  _globals['_CREATEENTRYREQUEST']._serialized_end=1127
+  _globals['_CREATEENTRYRESPONSE']._serialized_start=1129
+  _globals['_CREATEENTRYRESPONSE']._serialized_end=1165
 # @@protoc_insertion_point(module_scope)

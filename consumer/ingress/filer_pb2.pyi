@@ -40,16 +40,20 @@ class Entry(_message.Message):
     def __init__(self, name: _Optional[str] = ..., is_directory: _Optional[bool] = ..., chunks: _Optional[_Iterable[_Union[FileChunk, _Mapping[str, object]]]] = ..., attributes: _Optional[_Union[FuseAttributes, _Mapping[str, object]]] = ..., extended: _Optional[_Mapping[str, bytes]] = ..., content: _Optional[bytes] = ...) -> None: ...
 
 class FuseAttributes(_message.Message):
-    __slots__ = ("file_size", "mtime", "md5", "mtime_ns")
+    __slots__ = ("file_size", "mtime", "file_mode", "crtime", "md5", "mtime_ns")
     FILE_SIZE_FIELD_NUMBER: _ClassVar[int]
     MTIME_FIELD_NUMBER: _ClassVar[int]
+    FILE_MODE_FIELD_NUMBER: _ClassVar[int]
+    CRTIME_FIELD_NUMBER: _ClassVar[int]
     MD5_FIELD_NUMBER: _ClassVar[int]
     MTIME_NS_FIELD_NUMBER: _ClassVar[int]
     file_size: int
     mtime: int
+    file_mode: int
+    crtime: int
     md5: bytes
     mtime_ns: int
-    def __init__(self, file_size: _Optional[int] = ..., mtime: _Optional[int] = ..., md5: _Optional[bytes] = ..., mtime_ns: _Optional[int] = ...) -> None: ...
+    def __init__(self, file_size: _Optional[int] = ..., mtime: _Optional[int] = ..., file_mode: _Optional[int] = ..., crtime: _Optional[int] = ..., md5: _Optional[bytes] = ..., mtime_ns: _Optional[int] = ...) -> None: ...
 
 class FileChunk(_message.Message):
     __slots__ = ("offset", "size", "e_tag")
@@ -98,3 +102,19 @@ class SubscribeMetadataResponse(_message.Message):
     events: _containers.RepeatedCompositeFieldContainer[SubscribeMetadataResponse]
     flushed_ts_ns: int
     def __init__(self, directory: _Optional[bytes] = ..., event_notification: _Optional[bytes] = ..., ts_ns: _Optional[int] = ..., events: _Optional[_Iterable[_Union[SubscribeMetadataResponse, _Mapping[str, object]]]] = ..., flushed_ts_ns: _Optional[int] = ...) -> None: ...
+
+class CreateEntryRequest(_message.Message):
+    __slots__ = ("directory", "entry", "o_excl")
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    O_EXCL_FIELD_NUMBER: _ClassVar[int]
+    directory: str
+    entry: Entry
+    o_excl: bool
+    def __init__(self, directory: _Optional[str] = ..., entry: _Optional[_Union[Entry, _Mapping[str, object]]] = ..., o_excl: _Optional[bool] = ...) -> None: ...
+
+class CreateEntryResponse(_message.Message):
+    __slots__ = ("error",)
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    def __init__(self, error: _Optional[str] = ...) -> None: ...
