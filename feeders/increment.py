@@ -5,18 +5,21 @@ models what this transaction changed in them, handed on in memory, since the fee
 transaction. Rows that come out as they were are left alone, and affect nothing below.
 
 The feed is read from the cursor's own snapshot on, which expiry keeps; that one holds only what the model's own run
-wrote. Only the keys of the feed are used: it tells too much after a rewrite, and counts nothing
-(tests/integration/test_foundation_change_feed.py).
+wrote. Of most models only the keys of the feed are used: it tells too much after a rewrite, and counts nothing. But
+of a key of which it tells insertions alone, all that came is in it, and nothing went
+(tests/integration/test_foundation_change_feed.py). For models of newest rows (feeders.latest) that is enough: neither
+they, nor a model that needs the very rows that another one has just made, read tables that grow for ever.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from feeders.lake import Row, StatementFailed, Transaction
+from feeders.lake import StatementFailed, Transaction
 from feeders.model_cursors import ModelCursor
 from feeders.models import Input, Model
+from feeders.rebuild import columns_of, quoted, rebuild
 from feeders.types import quote_identifier
 
 MANY_KEYS = 1_000
@@ -54,6 +57,14 @@ class NeedsRebuild(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """The temporary tables that hold a model's affected keys, and all of its rows for them."""
+
+    keys: str
+    rows: str
+
+
 @dataclass(kw_only=True)
 class GraphRun:
     """The models of one transaction, in dependency order.
@@ -77,6 +88,7 @@ class GraphRun:
     small: str = ""
     remade: set[str] = field(default_factory=set[str])
     _flows: dict[str, str] = field(default_factory=dict[str, str])
+    _made: dict[str, _Made] = field(default_factory=dict[str, _Made])
     _rebuilt: set[str] = field(default_factory=set[str])
     _temporary: set[str] = field(default_factory=set[str])
 
@@ -113,6 +125,7 @@ class GraphRun:
 
     def clear(self) -> None:
         """Drops the temporary tables: they would keep their memory until the next run."""
+        self.transaction.query("DROP VIEW IF EXISTS temp.keys")
         for name in sorted(self._temporary):
             self.transaction.query(f"DROP TABLE temp.{name}")
 
@@ -133,21 +146,41 @@ class GraphRun:
         return ""
 
     def _affected(self, model: Model) -> int:
-        """Makes the temporary table `keys` of the affected keys; returns how many there are."""
+        """Makes the temporary table `affected_…` of the affected keys, and whether rows of them went.
+
+        Returns how many there are. The view `keys` has the keys.
+        """
         cursor = self.cursors[model.name]
         parts: list[str] = []
         for each in model.inputs:
             for source in self._sources(model, each, cursor):
-                changed = f"WITH changed AS (SELECT * FROM {source}) {each.keys_sql}\n"
-                parts.append(f"SELECT key FROM ({changed}) AS affected(key)")
+                if model.newest_by and each.table not in self.models:
+                    column = quote_identifier(each.column or "")
+                    parts.append(f"SELECT {column}, change_type <> 'insert' FROM {source}")
+                else:
+                    changed = f"WITH changed AS (SELECT * FROM {source}) {each.keys_sql}\n"
+                    parts.append(f"SELECT key, true FROM ({changed}) AS affected(key)")
         if not parts:
             return 0
         union = " UNION ALL ".join(parts)
         try:
-            return self._make("keys", f"SELECT DISTINCT key FROM ({union}) WHERE key IS NOT NULL")
+            keys = self._make(
+                self._affected_name(model),
+                f"SELECT key, bool_or(went) AS went FROM ({union}) AS parts(key, went)"
+                " WHERE key IS NOT NULL GROUP BY key",
+            )
         except StatementFailed as error:
             # An expired end of the span, or a table that was made anew; if it is the map, a rebuild still is right.
             raise NeedsRebuild(model, f"its changes can't be read: {error}") from error
+        self._show_keys(self._affected_name(model))
+        return keys
+
+    def _affected_name(self, model: Model) -> str:
+        return f"affected_{list(self.models).index(model.table)}"
+
+    def _show_keys(self, table: str) -> None:
+        """Lets maps and restricts see the keys of a temporary table as `keys`."""
+        self.transaction.query(f"CREATE OR REPLACE TEMP VIEW keys AS SELECT key FROM temp.{table}")
 
     def _sources(self, model: Model, each: Input, cursor: ModelCursor) -> list[str]:
         """Where an input's changed rows are, before and after images alike."""
@@ -169,41 +202,103 @@ class GraphRun:
         return sources
 
     def _compute(self, model: Model) -> str:
-        """Makes `old` and `new`, the rows of the affected keys; returns why that is not enough, if it is not."""
+        """Makes `old` and `new_…`, the rows of the affected keys; returns why that is not enough, if it is not."""
         key = quote_identifier(model.key)
         affected = f"WHERE {key} IN (SELECT key FROM keys)"
         try:
             self._make("old", f"SELECT * FROM {quoted(model)} {affected}")
         except StatementFailed as error:
             raise NeedsRebuild(model, f"its table can't be read: {error}") from error
-        self._make("new", f"SELECT * FROM ({model.restricted_sql}\n) {affected}")
-        if self._columns("temp.old") != self._columns("temp.new"):
+        new = self._new_name(model)
+        if model.newest_by and model.inputs[0].table not in self.models:
+            if not self._take_newest(model, new):
+                return "its columns have changed"
+        else:
+            self._make(new, f"SELECT * FROM ({model.restricted_from(self._made_for(model))}\n) {affected}")
+        if self._columns("temp.old") != self._columns(f"temp.{new}"):
             return "its columns have changed"
+        self._made[model.table] = _Made(keys=self._affected_name(model), rows=new)
         return ""
+
+    def _take_newest(self, model: Model, new: str) -> bool:
+        """Makes `new_…` of the model's own rows and of those that came; looks up what these can't decide.
+
+        Returns whether its columns are those of its table.
+        """
+        [each], key = model.inputs, quote_identifier(model.key)
+        [feed] = self._sources(model, each, self.cursors[model.name])
+        affected, order = self._affected_name(model), quote_identifier(model.newest_by or "")
+        mapped = quote_identifier(each.column or "")
+        only_came = f"IN (SELECT key FROM temp.{affected} WHERE NOT went)"
+        rows = (
+            f"SELECT * EXCLUDE (snapshot_id, rowid, change_type) FROM {feed}"
+            f" WHERE change_type = 'insert' AND {mapped} {only_came}"
+        )
+        self._make("came", f"SELECT * FROM ({model.reading({each.table: rows})}\n) WHERE {key} {only_came}")
+        if self._columns("temp.old") != self._columns("temp.came"):
+            return False
+        undecided = self._make(
+            "undecided",
+            f"SELECT key FROM temp.{affected} WHERE went UNION"
+            f" SELECT {key} FROM temp.came JOIN temp.old USING ({key})"
+            f" WHERE coalesce(came.{order} = old.{order}, true)",
+        )
+        look_up = ""
+        if undecided:
+            self._show_keys("undecided")
+            look_up = (
+                f" UNION ALL SELECT * FROM ({model.restricted_sql}\n) WHERE {key} IN (SELECT key FROM keys)"
+            )
+        self._make(
+            new,
+            f"(SELECT * FROM (FROM temp.came UNION ALL FROM temp.old)"
+            f" WHERE {key} NOT IN (SELECT key FROM temp.undecided)"
+            f" QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {order} DESC) = 1){look_up}",
+        )
+        return True
+
+    def _made_for(self, model: Model) -> dict[str, str]:
+        """For inputs of which this run has all the rows that the affected keys need: where they are."""
+        found: dict[str, str] = {}
+        for each in model.inputs:
+            made = self._made.get(each.table)
+            if made is None or each.column != self.models[each.table].key:
+                continue
+            [(others,)] = self.transaction.query(
+                f"SELECT count(*) FROM keys WHERE key NOT IN (SELECT key FROM temp.{made.keys})"
+            )
+            if not others:
+                found[each.table] = f"temp.{made.rows}"
+        return found
+
+    def _new_name(self, model: Model) -> str:
+        """The rows of a model that others read are kept until the run's end."""
+        is_read = any(each.table == model.table for other in self.models.values() for each in other.inputs)
+        return f"new_{list(self.models).index(model.table)}" if is_read else "new"
 
     def _apply(self, model: Model) -> int:
         """Replaces those rows that are not as they were, and hands them on; returns how many were written."""
-        flow = f"flow_{len(self._flows)}"
+        flow, new = f"flow_{len(self._flows)}", self._new_name(model)
         # As EXCEPT ALL both ways would, in one pass. Which keys are in there counts, not how often a row is.
         differ = self._make(
             flow,
             "SELECT * EXCLUDE (_lotus_sign)"
-            " FROM (SELECT 1 AS _lotus_sign, * FROM temp.new UNION ALL SELECT -1, * FROM temp.old)"
+            f" FROM (SELECT 1 AS _lotus_sign, * FROM temp.{new} UNION ALL SELECT -1, * FROM temp.old)"
             " GROUP BY ALL HAVING sum(_lotus_sign) <> 0",
         )
         if not differ:
             return 0
         key = quote_identifier(model.key)
         differing = f"WHERE {key} IN (SELECT {key} FROM temp.{flow})"
-        [(old, new)] = self.transaction.query(
-            f"SELECT (SELECT count(*) FROM temp.old {differing}), (SELECT count(*) FROM temp.new {differing})"
+        [(gone, came)] = self.transaction.query(
+            f"SELECT (SELECT count(*) FROM temp.old {differing}), (SELECT count(*) FROM temp.{new} {differing})"
         )
         self._flows[model.table] = f"temp.{flow}"
-        if old:
+        if gone:
             self.transaction.change(f"DELETE FROM {quoted(model)} {differing}")
-        if new:
-            self.transaction.change(f"INSERT INTO {quoted(model)} SELECT * FROM temp.new {differing}")
-        return int(new)
+        if came:
+            self.transaction.change(f"INSERT INTO {quoted(model)} SELECT * FROM temp.{new} {differing}")
+        return int(came)
 
     def _make(self, name: str, query: str) -> int:
         """Makes a temporary table; returns how many rows it has."""
@@ -215,64 +310,3 @@ class GraphRun:
 
     def _columns(self, table: str) -> tuple[tuple[str, str], ...]:
         return columns_of(self.transaction.query(f"DESCRIBE {table}"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rebuilt:
-    """How many rows a rebuilt model has, and whether its table is another one than before."""
-
-    rows: int
-    made_anew: bool
-
-
-def rebuild(transaction: Transaction, model: Model) -> Rebuilt:
-    """Makes a model's table equal to its SELECT; readers see it at the commit."""
-    wanted = columns_of(transaction.query(f"DESCRIBE {model.sql}\n"))
-    found = columns_of(
-        transaction.query(
-            "SELECT column_name, data_type FROM duckdb_columns()"
-            " WHERE database_name = 'lakehouse' AND schema_name = 'main' AND table_name = ? ORDER BY column_index",
-            (model.name,),
-        )
-    )
-    table = quoted(model)
-    changes = alterations(found, wanted)
-    if changes is None:
-        if found:
-            transaction.query(f"DROP TABLE {table}")
-        # OR REPLACE is not used: it would cut the change feed of a table that stays.
-        columns = ", ".join(f"{quote_identifier(name)} {kind}" for name, kind in wanted)
-        transaction.query(f"CREATE TABLE {table} ({columns})")
-    else:
-        transaction.change(f"DELETE FROM {table}")
-        for change in changes:
-            transaction.query(f"ALTER TABLE {table} {change}")
-    rows = transaction.change(f"INSERT INTO {table} {model.sql}\n")
-    return Rebuilt(rows=rows, made_anew=changes is None)
-
-
-def alterations(found: Sequence[tuple[str, str]], wanted: Sequence[tuple[str, str]]) -> list[str] | None:
-    """What to ALTER so that the columns found become those wanted, in their order; None if that is not possible.
-
-    Columns that go may go from anywhere, columns that come can only come at the end. A column of another type is
-    neither.
-    """
-    kept = [column for column in found if column in wanted]
-    come = [column for column in wanted if column not in found]
-    gone = [name for name, kind in found if (name, kind) not in wanted]
-    if not kept or [*kept, *come] != list(wanted) or {name for name, _ in come} & set(gone):
-        return None
-    return [
-        *(f"DROP COLUMN {quote_identifier(name)}" for name in gone),
-        *(f"ADD COLUMN {quote_identifier(name)} {kind}" for name, kind in come),
-    ]
-
-
-def columns_of(rows: Sequence[Row]) -> tuple[tuple[str, str], ...]:
-    """The (name, type) pairs of a DESCRIBE."""
-    return tuple((row[0], row[1]) for row in rows)
-
-
-def quoted(model: Model) -> str:
-    """The model's table, quoted."""
-    return f"main.{quote_identifier(model.name)}"

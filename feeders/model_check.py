@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from feeders.checks import Check
-from feeders.increment import columns_of
 from feeders.lake import Scratch, StatementFailed
 from feeders.models import Input, Model
 from feeders.project import SqlFileError
+from feeders.rebuild import columns_of
 from feeders.tables import Table
 from feeders.types import quote_identifier
 

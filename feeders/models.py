@@ -20,12 +20,15 @@ key's result depends on, and may let through more: the result is cut down to the
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from sqlglot import exp
+
 from feeders.headers import Header, HeaderRule, Headers, parse_headers
+from feeders.latest import newest_by
 from feeders.model_sql import MODEL_SCHEMA, Reference, parse_query, references_of, require_known, tables_of
 from feeders.project import Project, ProjectError, SqlFileError
 from feeders.tables import STAGING_SCHEMA
@@ -50,12 +53,14 @@ class Input:
 
     `keys_sql` selects one column, the affected keys (repeated and null ones too), from `changed`.
     `restrict_sql` is a condition over the table's rows and `keys`. Both are empty in a model that is only rebuilt.
+    `column` is the one that holds the keys, if that is all that map and restrict say.
     `line` is where its map stands in the file, 0 if there is none.
     """
 
     table: str
     keys_sql: str
     restrict_sql: str
+    column: str | None = None
     line: int = 0
 
 
@@ -65,7 +70,8 @@ class Model:
 
     `sql` is its SELECT without headers; it may end in a comment, so put it on lines of its own. `sql_hash` is
     of the whole file, headers included: another hash asks for a rebuild. `references` are in the order of the text.
-    `first_line` is the one of the file where `sql` begins.
+    `first_line` is the one of the file where `sql` begins. `newest_by` is the column by which the model takes the
+    newest row of each key, if that is all that it does (feeders.latest).
     """
 
     name: str
@@ -77,6 +83,7 @@ class Model:
     sql_hash: str
     first_line: int
     rebuild_only: bool = False
+    newest_by: str | None = None
 
     @property
     def table(self) -> str:
@@ -89,15 +96,26 @@ class Model:
 
         It reads the keys from a table `keys`, and may give rows of other keys too.
         """
-        conditions = {each.table: each.restrict_sql for each in self.inputs}
+        return self.restricted_from({})
+
+    def restricted_from(self, instead: Mapping[str, str]) -> str:
+        """The same, which reads other tables instead of some: those hold all of their rows that the keys need."""
+        return self.reading(
+            {
+                each.table: f"SELECT * FROM {instead.get(each.table, each.table)} WHERE {each.restrict_sql}"  # noqa: S608
+                for each in self.inputs
+            }
+        )
+
+    def reading(self, queries: Mapping[str, str]) -> str:
+        """Its SELECT, which reads these queries, one for each of its tables, in place of the tables."""
         sql = self.sql
         for reference in reversed(self.references):
             alias = (
                 "" if reference.has_alias else f" AS {quote_identifier(reference.table.partition('.')[2])}"
             )
-            # A condition may end in a comment.
-            part = f"(SELECT * FROM {reference.table} WHERE {conditions[reference.table]}\n){alias}"  # noqa: S608
-            sql = sql[: reference.start] + part + sql[reference.end :]
+            # A query may end in a comment.
+            sql = f"{sql[: reference.start]}({queries[reference.table]}\n){alias}{sql[reference.end :]}"
         return sql
 
 
@@ -171,19 +189,32 @@ def _parse(path: Path) -> Model:
     query = parse_query(path, sql, what="the model", line=first_line)
     tables = tables_of(query, path=path, own=())
     rebuild_only = _is_rebuild_only(headers)
+    inputs = (
+        tuple(Input(table=table, keys_sql="", restrict_sql="") for table in sorted(tables))
+        if rebuild_only
+        else _inputs(headers, tables)
+    )
+    references = references_of(query)
     return Model(
         name=path.stem,
         key=key.value,
         sql=sql,
-        inputs=tuple(Input(table=table, keys_sql="", restrict_sql="") for table in sorted(tables))
-        if rebuild_only
-        else _inputs(headers, tables),
-        references=references_of(query),
+        inputs=inputs,
+        references=references,
         path=path,
         sql_hash=hashlib.sha256(text.encode()).hexdigest(),
         first_line=first_line,
         rebuild_only=rebuild_only,
+        newest_by=_newest_by(query, key.value, inputs, references),
     )
+
+
+def _newest_by(
+    query: exp.Query, key: str, inputs: Sequence[Input], references: Sequence[Reference]
+) -> str | None:
+    if len(references) != 1 or (mapped := inputs[0].column) is None:
+        return None
+    return newest_by(query, key=key, mapped=mapped)
 
 
 def sql_below(text: str) -> tuple[str, int]:
@@ -232,7 +263,9 @@ def _input(
 ) -> Input:
     header, keys_sql = mapped
     condition = (header, "")
+    named: str | None = None
     if _COLUMN.fullmatch(keys_sql):
+        named = keys_sql if restrict is None else None
         column = quote_identifier(keys_sql)
         keys_sql = f"SELECT {column} FROM changed"  # noqa: S608 (a quoted identifier)
         condition = (header, f"{column} IN (SELECT key FROM keys)")  # noqa: S608 (as above)
@@ -242,7 +275,7 @@ def _input(
     restricted, restrict_sql = restrict or condition
     _check_map(path, header.line, keys_sql, own="changed", tables=tables)
     _check_map(path, restricted.line, f"SELECT 1 WHERE {restrict_sql}", own="keys", tables=tables)
-    return Input(table=table, keys_sql=keys_sql, restrict_sql=restrict_sql, line=header.line)
+    return Input(table=table, keys_sql=keys_sql, restrict_sql=restrict_sql, column=named, line=header.line)
 
 
 def _by_table(headers: Headers, name: str, tables: set[str]) -> dict[str, tuple[Header, str]]:

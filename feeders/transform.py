@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from feeders import fault
 from feeders.epoch import Epoch, require_epoch
-from feeders.increment import GraphRun, ModelRun, NeedsRebuild, rebuild
-from feeders.lake import Lake, LakeConflict, LakeError, StatementFailed, Transaction
+from feeders.increment import GraphRun, ModelRun, NeedsRebuild
+from feeders.lake import Lake, LakeError, StatementFailed, Transaction
 from feeders.landings import Landing, Landings
 from feeders.model_cursors import read_cursors, write_cursors
 from feeders.models import Model, below
@@ -20,7 +20,6 @@ from feeders.streams import StreamId, StreamTable
 
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
-MAX_TRIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +82,7 @@ class Transforms:
         self._behind: set[str] = set()
         self._pending: set[tuple[str, str]] = set()
         self._behind_since = 0.0
+        self._forgotten: set[str] = set()
         self._failing: dict[str, float] = {}
         self._retry_at = 0.0
         self.rebuilds = 0
@@ -153,6 +153,7 @@ class Transforms:
                 if error.error.invalidates_instance:
                     lake.close()
         self._settle(wanted, failed)
+        self._behind |= self._forgotten
         self.rebuilds += sum(run.how == "rebuild" for run in runs)
         self._observe(runs)
         done = tuple(run for run in runs if run.error is None)
@@ -258,6 +259,8 @@ class Transforms:
                 defined=self._models,
             )
             fault.point("transformed")
+        # Somebody asks for a rebuild (feeders.rebuild_by_hand): it is this process's next run.
+        self._forgotten = {m.name for m in self._models} - run.cursors.keys() - done - set(failed)
         return runs, run.snapshot
 
     def _graph_run(self, transaction: Transaction, forced: Mapping[str, str]) -> GraphRun:
@@ -289,32 +292,3 @@ class Transforms:
 def newest_snapshot(lake: Transaction | Lake) -> int:
     """What is seen of all that is committed."""
     return int(lake.query("SELECT id FROM lakehouse.current_snapshot()")[0][0])
-
-
-def rebuild_now(lake: Lake, models: Sequence[Model]) -> list[ModelRun]:
-    """Rebuilds these models in one transaction, by hand: it conflicts with a writer's run, and then is tried again.
-
-    Raises:
-        StatementFailed: a model failed; nothing was changed.
-        LakeConflict: the writer was quicker, MAX_TRIES times in a row.
-    """
-    for attempt in range(1, MAX_TRIES + 1):
-        runs: list[ModelRun] = []
-        try:
-            with lake.transaction("rebuild by hand") as transaction:
-                for model in models:
-                    started = time.monotonic()
-                    rows = rebuild(transaction, model).rows
-                    seconds = time.monotonic() - started
-                    runs.append(
-                        ModelRun(
-                            model=model.name, seconds=seconds, rows=rows, how="rebuild", reason="by hand"
-                        )
-                    )
-                write_cursors(transaction, models, snapshot=newest_snapshot(transaction) + 1)
-        except LakeConflict:
-            if attempt == MAX_TRIES:
-                raise
-        else:
-            return runs
-    raise AssertionError("unreachable")

@@ -13,9 +13,9 @@ from typing import Protocol, assert_never
 from feeders.checks import Check
 from feeders.epoch import Epoch
 from feeders.errors import StatementFailed
-from feeders.increment import quoted
 from feeders.lake import Lake, Row
 from feeders.models import Model
+from feeders.rebuild import quoted
 from feeders.types import quote_identifier
 
 

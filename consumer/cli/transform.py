@@ -17,7 +17,7 @@ from feeders.lake import Lake
 from feeders.model_check import check_models
 from feeders.models import Model, below
 from feeders.project import SqlFileError
-from feeders.transform import rebuild_now
+from feeders.rebuild_by_hand import rebuild_now
 
 app = typer.Typer(no_args_is_help=True, help="The models.")
 

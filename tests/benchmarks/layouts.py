@@ -11,11 +11,11 @@ from consumer.embedded.identity import Tenant
 from consumer.objects import Bucket
 from feeders.append import apply_batch, delete_rows
 from feeders.health import TableHealth, look
-from feeders.increment import rebuild
 from feeders.lake import Lake
 from feeders.ledger import LedgerClock
 from feeders.maintenance import Policy, maintain_now
 from feeders.models import Model
+from feeders.rebuild import rebuild
 from feeders.streams import Partition, Stream
 from feeders.work import Load, Outcome, Removal
 from tests.benchmarks.by_hand import MEMORY_BYTES

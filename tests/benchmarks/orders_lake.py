@@ -14,8 +14,9 @@ from feeders.increment import ModelRun
 from feeders.lake import Lake
 from feeders.model_cursors import write_cursors
 from feeders.models import Model, below
+from feeders.rebuild_by_hand import rebuild_now
 from feeders.streams import StreamId
-from feeders.transform import Transforms, newest_snapshot, rebuild_now
+from feeders.transform import Transforms, newest_snapshot
 from tests.benchmarks.figures import say, say_table, shown
 from tests.lakes import Definitions, definitions, lake_config, start_term
 

@@ -22,7 +22,7 @@ from consumer.landing.generate import Landing, LandingFile
 from feeders import fault
 from feeders.errors import LakeConflict, LakeUnavailable
 from feeders.lake import Lake, LakeConfig
-from feeders.transform import rebuild_now
+from feeders.rebuild_by_hand import rebuild_now
 from feeders.work import Load, Outcome, Result
 from feeders.writer import BatchLimits, Writer
 from tests.exact import assert_lake_exact

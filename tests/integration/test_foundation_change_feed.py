@@ -4,6 +4,7 @@ A model's cursor is the snapshot up to which an input is in it, so its next span
 """
 
 import random
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import pytest
@@ -95,6 +96,67 @@ def test_no_key_is_missed_over_merges_rewrites_overwrites_and_a_new_column(lake:
         last = dice.randrange(first, end + 1)
         expected = {key for snapshot, keys in changed.items() if first <= snapshot <= last for key in keys}
         assert _keys(lake, first, last) >= expected, (first, last)
+
+
+@pytest.mark.parametrize("seed", range(examples(4)))
+def test_of_a_key_that_only_came_no_row_went_and_all_that_came_are_told(lake: Lake, seed: int) -> None:
+    """Over merges, rewrites and expiries of all but the spans' ends. Of rows that stayed it may tell again."""
+    dice = random.Random(seed)
+    since, seen = _now(lake), 0
+    for number in range(60):
+        listed = ", ".join(f"'k{dice.randrange(30)}'" for _ in range(dice.randrange(1, 4)))
+        _change(lake, dice, f"WHERE k IN ({listed})", f"SELECT unnest([{listed}]), {number}", keep=since)
+        if dice.random() < 0.5:
+            continue
+        end = _now(lake)
+        was, now = _rows_at(lake, since), _rows_at(lake, end)
+        told: defaultdict[str, list[Row]] = defaultdict(list)
+        for change, key, value in _feed(lake, since, end):
+            told[key].append((change, value))
+        for key in was.keys() | now.keys() | told.keys():
+            if any(change != "insert" for change, _ in told[key]):
+                continue
+            came = Counter(value for _, value in told[key])
+            assert was[key] <= now[key], (number, key)
+            assert now[key] - was[key] <= came <= now[key], (number, key)
+            seen += bool(came)
+        since = end
+    assert seen
+
+
+def _change(lake: Lake, dice: random.Random, where: str, rows: str, *, keep: int) -> None:
+    delete, insert = f"DELETE FROM main.t {where}", f"INSERT INTO main.t (k, v) {rows}"
+    match dice.choice(
+        ("insert", "insert", "insert", "overwrite", "delete", "update", "merge", "rewrite", "expire")
+    ):
+        case "insert":
+            _do(lake, insert)
+        case "overwrite":
+            _do(lake, delete, insert)
+        case "delete":
+            _do(lake, delete)
+        case "update":
+            _do(lake, f"UPDATE main.t SET v = v + 1000 {where}")
+        case "merge":
+            _merge(lake)
+        case "rewrite":
+            _rewrite(lake)
+        case _:
+            kept = {keep, _now(lake)}
+            known = {
+                version
+                for (version,) in lake.query("SELECT snapshot_id FROM ducklake_snapshots('lakehouse')")
+            }
+            if old := [version for version in sorted(known - kept) if dice.random() < 0.8]:
+                _expire(lake, *old)
+
+
+def _rows_at(lake: Lake, version: int) -> defaultdict[str, Counter[int]]:
+    """The values of each key at a snapshot."""
+    found: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for key, value in lake.query(f"SELECT k, v FROM main.t AT (VERSION => {version})"):
+        found[key][value] += 1
+    return found
 
 
 def test_an_overwrite_in_one_transaction_has_both_images(lake: Lake) -> None:

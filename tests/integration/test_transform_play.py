@@ -4,7 +4,9 @@ The moves are hypothesis's. One lake for all plays: each begins with a lake with
 is longer. A restart may bring other model files, of which one may fail until the next.
 
 Tried once against broken code, and failed each time: without the before images of the feed, and of the rows of models
-above; with ties broken by less than the models' own order; without what a model hands on to the next level; with
+above; with ties broken by less than the models' own order; with equally new rows taken for newer ones, rows that went
+for rows that stayed, and older rows that came for newer ones; with rows that another model made for the keys of
+one, though the other needs more; without what a model hands on to the next level; with
 cursors that are too far; without what the models above changed while one was held back; without forgetting the cursors
 of what reads a table that was made anew. A feed that can't be read can't be taken for an empty one: the transaction is
 lost with it.
@@ -13,14 +15,22 @@ lost with it.
 import random
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from threading import Event
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 
 from consumer.embedded.stack import Stack
-from tests.helpers import examples
-from tests.lakes import definitions
+from feeders import rebuild_by_hand
+from feeders.lake import LakeConflict, Transaction
+from feeders.models import Model
+from feeders.rebuild import Rebuilt, rebuild
+from tests.helpers import examples, wait_until
+from tests.lakes import definitions, open_lake
 from tests.model_moves import (
     BROKEN,
     MOVES,
@@ -121,6 +131,49 @@ def test_a_table_that_is_gone_is_made_again_and_a_model_that_is_gone_leaves_no_c
         play.follow()
         play.assert_equal()
     finally:
+        play.close()
+
+
+def test_a_rebuild_by_hand_is_left_to_a_writer_that_is_always_quicker(
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = stack.tenant("byhand")
+    play = make_play(tenant, tmp_path_factory.mktemp("byhand"))
+    by_hand = open_lake(tenant, instance="d-test")
+    dice, runs, done = random.Random(10), count(1), Event()
+    ran = 0
+
+    def write_on() -> None:
+        nonlocal ran
+        while not done.is_set():
+            play.land(dice, 4)
+            with suppress(LakeConflict):  # whoever rebuilds was quicker: the models are due again
+                play.follow()
+            ran = next(runs)
+
+    def overtaken(transaction: Transaction, model: Model) -> Rebuilt:
+        seen = ran if model is play.models[-1] else 0
+        wait_until(lambda: ran > seen, timeout_s=60, what="a run of the writer meanwhile")
+        return rebuild(transaction, model)
+
+    monkeypatch.setattr(rebuild_by_hand, "rebuild", overtaken)
+    try:
+        play.land(dice, 12)
+        play.follow()
+        play.lake.query("DELETE FROM main.int_shopify__orders")
+        with ThreadPoolExecutor() as pool:
+            writer = pool.submit(write_on)
+            try:
+                rebuilt = rebuild_by_hand.rebuild_now(by_hand, play.models)
+            finally:
+                done.set()
+                writer.result()
+        assert {run.reason for run in rebuilt} == {"by the writer"}
+        assert [run.model for run in rebuilt] == [model.name for model in play.models]
+        play.follow()
+        play.assert_equal()
+    finally:
+        by_hand.close()
         play.close()
 
 

@@ -50,6 +50,7 @@ def test_a_model_is_read_from_its_file(tmp_path: Path) -> None:
             table="staging.stg_a__one",
             keys_sql='SELECT "id" FROM changed',
             restrict_sql='"id" IN (SELECT key FROM keys)',
+            column="id",
             line=3,
         ),
         Input(

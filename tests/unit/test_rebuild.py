@@ -2,7 +2,7 @@
 
 import pytest
 
-from feeders.increment import alterations
+from feeders.rebuild import alterations
 
 A, B, C = ("a", "BIGINT"), ("b", "VARCHAR"), ("c", "DATE")
 
