@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from consumer.embedded.stack import Stack
 from consumer.landing.compare import SALES_SELECT_LIST, compare_sales
 from consumer.landing.generate import Landing
 from consumer.settings import inherited_environment
-from feeders.lake import Lake
+from feeders.lake import Lake, LakeConflict
 from feeders.models import Model, load_models
 from feeders.project import find_project
 from tests.helpers import wait_until
@@ -151,7 +152,12 @@ def rebuild(service: RunningService, *arguments: str) -> "subprocess.CompletedPr
 
 
 def test_a_rebuild_by_hand_beside_the_writer(mended: RunningService, landing: Landing) -> None:
-    mended.lake.query("DELETE FROM main.int_shopify__orders")
+    def is_emptied() -> bool:
+        with suppress(LakeConflict):  # the writer may still be at its last run
+            mended.lake.query("DELETE FROM main.int_shopify__orders")
+        return mended.rows("SELECT count(*) FROM main.int_shopify__orders") == [(0,)]
+
+    wait_until(is_emptied, timeout_s=WORK_TIMEOUT_S, what="a model without rows")
     land(mended.tenant, landing, 5)  # the writer has work meanwhile
     result = rebuild(mended, BROKEN, "--json")
     assert result.returncode == 0, result.stderr
