@@ -1,7 +1,7 @@
 """Rows of few orders that come and go one by one, at few moments, so that each way of deciding which is newest occurs.
 
 Tried once against broken code, and failed each time: with equally new rows taken for newer ones, rows that went for
-rows that stayed, older rows that came for newer ones, and with a row that has no time taken for the oldest.
+rows that stayed, older rows that came for newer ones, and of two rows without a time any one for the newest.
 """
 
 import random
@@ -23,7 +23,7 @@ from tests.helpers import examples
 from tests.lakes import definitions, open_lake, start_term
 
 KEYS = 12
-TIMES = (None, *(datetime(2026, 7, day, tzinfo=UTC) for day in (1, 2, 3)))
+TIMES = (None, None, None, datetime(2026, 7, 1, tzinfo=UTC), datetime(2026, 7, 2, tzinfo=UTC))
 FILES = ("raw/a", "raw/b")
 
 
