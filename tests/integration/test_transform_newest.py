@@ -1,7 +1,8 @@
-"""Rows of few orders that come and go one by one, at few moments, so that each way of deciding which is newest occurs.
+"""Rows of few orders and refunds that come and go: each way of deciding which of an order's rows is newest occurs.
 
 Tried once against broken code, and failed each time: with equally new rows taken for newer ones, rows that went for
-rows that stayed, older rows that came for newer ones, and of two rows without a time any one for the newest.
+rows that stayed, older rows that came for newer ones, and of two rows without a time any one for the newest; and with
+the orders that just came taken for all that a model below needs, though refunds of others came too.
 """
 
 import random
@@ -16,12 +17,15 @@ from consumer.embedded.stack import Stack
 from feeders.increment import ModelRun
 from feeders.lake import Lake
 from feeders.models import below
+from feeders.streams import StreamId
 from feeders.transform import Transforms
 from tests.benchmarks.orders_lake import ORDERS, TABLE
 from tests.exact import assert_models
 from tests.helpers import examples
 from tests.lakes import definitions, open_lake, start_term
 
+REFUNDS = StreamId(source="shopify", stream="order_refunds")
+REFUNDS_TABLE = "staging.stg_shopify__order_refunds"
 KEYS = 12
 TIMES = (None, None, None, datetime(2026, 7, 1, tzinfo=UTC), datetime(2026, 7, 2, tzinfo=UTC))
 FILES = ("raw/a", "raw/b")
@@ -61,14 +65,20 @@ def test_the_newest_row_of_each_key_whatever_comes_and_goes(lake: Lake) -> None:
                 )
                 for _ in range(dice.choice((0, 1, 2, 5, 8)))
             ]
+            if dice.random() < 0.7:
+                moves["refund"] += transaction.change(
+                    f"INSERT INTO {REFUNDS_TABLE} (_airbyte_raw_id, _airbyte_extracted_at, id, order_id, _source_file)"
+                    " VALUES (?, now(), ?, ?, 'raw/r')",
+                    (f"r{dice.randrange(9)}", dice.randrange(KEYS), dice.randrange(KEYS)),
+                )
             if rows:
                 moves["come"] += transaction.change(
                     f"INSERT INTO {TABLE} (_airbyte_raw_id, _airbyte_extracted_at, id, total_line_items_price,"
                     f" _source_file) VALUES {', '.join(['(?, ?, ?, ?, ?)'] * len(rows))}",
                     [value for row in rows for value in row],
                 )
-        transforms.changed([ORDERS])
+        transforms.changed([ORDERS, REFUNDS])
         transforms.run(lake, epoch)
-        assert_models(lake, below(defined.models, [TABLE]))
-    assert min(moves["go"], moves["come"]) > 0
+        assert_models(lake, below(defined.models, [TABLE, REFUNDS_TABLE]))
+    assert min(moves["go"], moves["come"], moves["refund"]) > 0
     assert sum(run.how == "incremental" for run in runs) > sum(run.how == "rebuild" for run in runs)

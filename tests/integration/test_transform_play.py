@@ -4,12 +4,11 @@ The moves are hypothesis's. One lake for all plays: each begins with a lake with
 is longer. A restart may bring other model files, of which one may fail until the next.
 
 Tried once against broken code, and failed each time: without the before images of the feed, and of the rows of models
-above; with ties broken by less than the models' own order; with equally new rows taken for newer ones, rows that went
-for rows that stayed, and older rows that came for newer ones; with rows that another model made for the keys of
-one, though the other needs more; without what a model hands on to the next level; with
-cursors that are too far; without what the models above changed while one was held back; without forgetting the cursors
-of what reads a table that was made anew. A feed that can't be read can't be taken for an empty one: the transaction is
-lost with it.
+above; with ties broken by less than the models' own order; with rows that went taken for rows that stayed; without
+what a model hands on to the next level; with cursors that are too far; without what the models above changed while one
+was held back; without forgetting the cursors of what reads a table that was made anew. A feed that can't be read can't
+be taken for an empty one: the transaction is lost with it. How the newest row is found of what came and what was there
+is for test_transform_newest.py: these plays did not find it broken.
 """
 
 import random
