@@ -44,6 +44,11 @@ class Reader:
         for block, after in zip(found, [*found[1:], None], strict=True):
             self._do(block, after if after is not None and after.is_output() else None)
 
+    def consumer_variables(self) -> dict[str, str]:
+        """The settings of the running consumer, as `up` has written them for a shell."""
+        text = (self.connect_sql.parent / "consumer.env").read_text()
+        return dict(line.split("=", 1) for line in shlex.split(text))
+
     def close(self) -> None:
         """Presses Ctrl-C in the first terminal, if something is left running there."""
         if self._foreground is not None:
@@ -159,9 +164,7 @@ class Reader:
             connection.close()
 
     def _ask_postgresql(self, block: Block) -> Sequence[object]:
-        variables = dict(
-            line.split("=", 1) for line in shlex.split((self.connect_sql.parent / "consumer.env").read_text())
-        )
+        variables = self.consumer_variables()
         with psycopg.connect(
             host=variables["LOTUS_CATALOG_HOST"],
             port=int(variables["LOTUS_CATALOG_PORT"]),
