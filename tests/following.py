@@ -6,8 +6,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import duckdb
 import psycopg
@@ -35,14 +35,20 @@ class Reader:
         self._state = home.parent / "second-terminal"
         self._log = home.parent / "first-terminal.log"
         self._foreground: subprocess.Popen[bytes] | None = None
+        self._lake: duckdb.DuckDBPyConnection | None = None
         give_extensions(home)
 
     def follow(self, document: Path) -> None:
         """Does what the document says, from its first block to its last."""
         self._state.unlink(missing_ok=True)
         found = blocks(document)
-        for block, after in zip(found, [*found[1:], None], strict=True):
-            self._do(block, after if after is not None and after.is_output() else None)
+        try:
+            for block, after in zip(found, [*found[1:], None], strict=True):
+                self._do(block, after if after is not None and after.is_output() else None)
+        finally:
+            if self._lake is not None:
+                self._lake.close()
+                self._lake = None
 
     def consumer_variables(self) -> dict[str, str]:
         """The settings of the running consumer, as `up` has written them for a shell."""
@@ -70,7 +76,7 @@ class Reader:
             case "sql" if block.words == ("duckdb",):
                 assert self._ask_duckdb(block), f"{block.place}: no row"
             case "sql" if block.words == ("postgresql",):
-                assert self._ask_postgresql(block), f"{block.place}: no row"
+                assert self.ask_postgresql(block.text), f"{block.place}: no row"
             case _:
                 assert block.is_output() or block.language == "sh", (
                     f"{block.place}: what is to be done with it?"
@@ -155,15 +161,15 @@ class Reader:
 
     # SQL
 
-    def _ask_duckdb(self, block: Block) -> Sequence[object]:
-        connection = duckdb.connect(config={"home_directory": str(self.home)})
-        try:
-            connection.execute(self.connect_sql.read_text())
-            return connection.execute(block.text).fetchall()
-        finally:
-            connection.close()
+    def _ask_duckdb(self, block: Block) -> int:
+        """Runs statements with the lake attached; returns how many rows the last one gave."""
+        if self._lake is None:
+            self._lake = duckdb.connect(config={"home_directory": str(self.home)})
+            self._lake.execute(self.connect_sql.read_text())
+        return cast("int", self._lake.execute(block.text).to_arrow_table().num_rows)
 
-    def _ask_postgresql(self, block: Block) -> Sequence[object]:
+    def ask_postgresql(self, query: str) -> list[tuple[object, ...]]:
+        """Runs a query in the catalog's database."""
         variables = self.consumer_variables()
         with psycopg.connect(
             host=variables["LOTUS_CATALOG_HOST"],
@@ -172,7 +178,7 @@ class Reader:
             password=variables["LOTUS_CATALOG_PASSWORD"],
             dbname=variables["LOTUS_CATALOG_DATABASE"],
         ) as connection:
-            return connection.execute(block.text.encode()).fetchall()
+            return connection.execute(query.encode()).fetchall()
 
 
 def postgres_programs() -> Path:

@@ -74,3 +74,26 @@ def metrics_of_the_flow(reader: Reader) -> set[str]:
         if (sample.labels.get("source"), sample.labels.get("stream")) == ("billing", "invoices")
         or sample.labels.get("model") in ("int_billing__invoices", "fct_revenue")
     }
+
+
+def test_ducklake_metadata(flowing: Reader) -> None:
+    """Each of its statements returns rows, and it names every table that there is."""
+    flowing.follow(DOCS / "ducklake-metadata.md")
+    text = (DOCS / "ducklake-metadata.md").read_text()
+    named = set(re.findall(r"`(ducklake_\w+|meta\.\w+)`", text))
+    assert tables_of_the_catalog(flowing) == named
+    _, _, others = text.partition("### The other tables")
+    empty = re.findall(r"`(ducklake_\w+)`", others)
+    assert len(empty) == 12
+    asked = " UNION ALL ".join(f"SELECT '{name}' FROM {name}" for name in empty)
+    assert flowing.ask_postgresql(asked) == []
+
+
+def tables_of_the_catalog(reader: Reader) -> set[object]:
+    """DuckLake's tables in PostgreSQL, and ours in the lake's schema meta."""
+    rows = reader.ask_postgresql(
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        " UNION SELECT 'meta.' || table_name FROM ducklake_table JOIN ducklake_schema USING (schema_id)"
+        " WHERE schema_name = 'meta'"
+    )
+    return {name for (name,) in rows}
