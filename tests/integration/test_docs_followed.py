@@ -97,3 +97,7 @@ def tables_of_the_catalog(reader: Reader) -> set[object]:
         " WHERE schema_name = 'meta'"
     )
     return {name for (name,) in rows}
+
+
+def test_troubleshooting(flowing: Reader) -> None:
+    flowing.follow(DOCS / "troubleshooting.md")
