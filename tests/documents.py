@@ -7,6 +7,7 @@ A block is run by a test, or says why it is not:
     sh terminal-1   run in the first terminal, where it stays until Ctrl-C
     sh install      not run: whoever runs the tests has done it
     sh cluster      not run: needs Kubernetes, or an engine for containers
+    sh backup, …    run by the test of that, which looks for this word
     sh tool         not run: needs a program that is no part of this project
     text            what the block above it prints; `…` stands for anything, on a line of its own for lines
     text ctrl-c     Ctrl-C in the first terminal, and what is printed then
