@@ -2,13 +2,15 @@
 
 A block is run by a test, or says why it is not:
 
-    sh              run in the reader's second terminal
+    sh              run in the reader's second terminal, in the documents that a test follows
     sh wait         the same, again and again until it prints what the text block behind it shows
     sh terminal-1   run in the first terminal, where it stays until Ctrl-C
+    sh TEST.py      that test does it, or takes it from the text
     sh install      not run: whoever runs the tests has done it
+    sh make         not run: targets of make, which .ci/run and people call
     sh cluster      not run: needs Kubernetes, or an engine for containers
-    sh backup, …    run by the test of that, which looks for this word
     sh tool         not run: needs a program that is no part of this project
+    console TEST.py commands with what they printed once; that test is of these commands
     text            what the block above it prints; `…` stands for anything, on a line of its own for lines
     text ctrl-c     Ctrl-C in the first terminal, and what is printed then
     <language> PATH a file that the reader saves
@@ -21,7 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-NOT_RUN = frozenset({"install", "cluster", "tool"})
+FOLLOWED = ("getting-started.md", "adding-a-flow.md", "ducklake-metadata.md", "troubleshooting.md")
+"""The documents that tests/integration/test_docs_followed.py follows, in this order."""
+
+NOT_RUN = frozenset({"install", "make", "cluster", "tool"})
 _FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -37,7 +42,8 @@ class Block:
     @property
     def file(self) -> str | None:
         """The path that the block is to be saved as, if it is a file."""
-        return self.words[0] if self.words and "." in self.words[0] else None
+        is_file = self.language not in ("sh", "console") and self.words and "." in self.words[0]
+        return self.words[0] if is_file else None
 
     def has(self, word: str) -> bool:
         """Says whether its info string has this word."""

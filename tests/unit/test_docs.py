@@ -13,7 +13,7 @@ from consumer.errors import SettingsError
 from consumer.settings import known_variables, load_settings
 from consumer.verdict import Dead, Ending, Policy, decide_verdict
 from feeders.parquet_limits import BadFileReason
-from tests.documents import DOCS
+from tests.documents import DOCS, FOLLOWED, NOT_RUN, blocks
 
 ROOT = DOCS.parent
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")))
@@ -42,6 +42,17 @@ def why_wrong(words: list[str]) -> str | None:
         return None
     options = {name for each in group.params for name in each.opts} | {"--help"}
     return next((word for word in words if word.startswith("--") and word not in options), None)
+
+
+@each_document
+def test_each_block_is_run_or_says_why_not(path: Path) -> None:
+    """What a document that is followed does not say, `tests.following` refuses."""
+    for block in blocks(path):
+        assert block.language, f"{block.place}: a block without a language"
+        if block.language not in ("sh", "console") or path.name in FOLLOWED:
+            continue
+        assert block.words, f"{block.place}: which test runs it?"
+        assert block.words[0] in NOT_RUN or (ROOT / block.words[0]).is_file(), block.place
 
 
 @each_document
