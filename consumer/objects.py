@@ -262,6 +262,11 @@ class Bucket:
                 await self._client.head_bucket(Bucket=self.name)
         except NotFound:
             return False
+        except NeedsMending:
+            # The answer to a HEAD has no body: of what is wrong, only that to another request tells the name.
+            with _classified(None):
+                await self._client.list_objects_v2(Bucket=self.name, MaxKeys=1)
+            raise
         return True
 
     async def delete(self, key: str) -> None:

@@ -453,7 +453,7 @@ def _load(kind: type[S], values: Mapping[str, str]) -> S:
         ]
         raise SettingsError(
             "; ".join(lines),
-            hint="set them in the environment; see the README's table. Those of a `lotus-lake up --dir DIR`"
+            hint="set them in the environment; see docs/configuration.md. Those of a `lotus-lake up --dir DIR`"
             " are in DIR/consumer.env: set -a; . DIR/consumer.env; set +a",
         ) from None
 
@@ -502,7 +502,7 @@ def refuse_unknown(names: Iterable[str]) -> None:
     if unknown:
         raise SettingsError(
             f"unknown settings {', '.join(unknown)}",
-            hint="see the table of settings in the README for their names",
+            hint="docs/configuration.md has the names of all settings",
         )
 
 

@@ -3,8 +3,11 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import typer
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 from typer.core import TyperArgument, TyperGroup
 
 from consumer.cli import app
@@ -13,15 +16,47 @@ from consumer.settings import Settings, variables_by_field
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+CONFIGURATION = ROOT / "docs" / "configuration.md"
 METRICS = ROOT / "docs" / "metrics.md"
 _MIB = 1024**2
 
+ALSO_NEEDED = ("nats_url", "filer_grpc", "landing_bucket", "lake_path", "project_dir")
+"""The settings that README has beside the required ones: where a new user's servers and files are."""
 
 FOUND_OUT = {
     "spool_dir": "below the system's temporary folder",
     "duckdb_memory_bytes": "256 MiB, or half of the container's limit",
 }
 """The defaults that are found out at the start."""
+
+KINDS: dict[object, str] = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    SecretStr: "secret text",
+    Path: "path",
+}
+UNITS = {
+    "_ms": "milliseconds",
+    "_s": "seconds",
+    "_hours": "hours",
+    "_days": "days",
+    "_bytes": "bytes",
+    "_percent": "percent",
+    "_share": "1 is all",
+    "_rows": "rows",
+    "_files": "files",
+    "_keys": "keys",
+    "_pending": "keys",
+    "_slots": "keys",
+    "_reads": "objects",
+    "_columns": "columns",
+    "_row_groups": "row groups",
+    "_depth": "levels",
+    "_threads": "threads",
+}
+"""By the end of a setting's name."""
 
 
 def rendered(path: Path) -> str:
@@ -63,19 +98,50 @@ def _commands_of(group: TyperGroup, prefix: str) -> Iterator[str]:
 
 
 def settings() -> Iterator[str]:
-    """A row for each setting: its variables, its default, what it is for."""
-    yield from ("| variable | default | what it is for |", "|---|---|---|")
-    names = variables_by_field()
+    """A row for each setting: its variables, its type, its default, its unit, what it is for."""
+    yield from ("| variable | type | default | unit | what it is for |", "|---|---|---|---|---|")
     for field, info in Settings.model_fields.items():
-        first, *others = names[field]
-        variable = f"`{first}`" + "".join(f", also `{other}`" for other in others)
-        if info.is_required():
-            default = "**required**"
-        elif info.default_factory is not None:
-            default = FOUND_OUT[field]
-        else:
-            default = _text(info.default)
-        yield f"| {variable} | {default} | {info.description} |"
+        unit = next((unit for suffix, unit in UNITS.items() if field.endswith(suffix)), "")
+        yield (
+            f"| {_variables(field)} | {_type(info)} | {_default(field, info)} | {unit} | {info.description} |"
+        )
+
+
+def needed_settings() -> Iterator[str]:
+    """A row for each setting that a new user needs."""
+    yield from ("| variable | default | what it is for |", "|---|---|---|")
+    for field, info in Settings.model_fields.items():
+        if info.is_required() or field in ALSO_NEEDED:
+            yield f"| {_variables(field)} | {_default(field, info)} | {info.description} |"
+
+
+def _variables(field: str) -> str:
+    first, *others = variables_by_field()[field]
+    return f"`{first}`" + "".join(f", also `{other}`" for other in others)
+
+
+def _default(field: str, info: FieldInfo) -> str:
+    if info.is_required():
+        return "**required**"
+    return FOUND_OUT[field] if info.default_factory is not None else _text(info.default)
+
+
+def _type(info: FieldInfo) -> str:
+    """What a value may be: its kind, its bounds, and its pattern if it has one."""
+    kinds = {part for part in (get_args(info.annotation) or (info.annotation,)) if part is not type(None)}
+    (kind,) = kinds
+    bounds = {
+        name: getattr(each, name)
+        for each in info.metadata
+        for name in ("ge", "le", "pattern")
+        if getattr(each, name, None) is not None
+    }
+    text = KINDS[kind]
+    if "pattern" in bounds:
+        return f"{text} like `{bounds['pattern']}`".replace("|", "\\|")
+    if "ge" in bounds and "le" in bounds:
+        return f"{text}, {bounds['ge']} to {bounds['le']}"
+    return f"{text}, {bounds['ge']} or more" if "ge" in bounds else text
 
 
 def _text(value: object) -> str:
@@ -109,7 +175,8 @@ def _labels() -> dict[str, str]:
 
 _LABELS = _labels()
 TABLES: dict[Path, dict[str, Callable[[], Iterator[str]]]] = {
-    README: {"commands": commands, "settings": settings},
+    README: {"commands": commands, "settings": needed_settings},
+    CONFIGURATION: {"settings": settings},
     METRICS: {"metrics": metrics},
 }
 

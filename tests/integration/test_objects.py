@@ -224,6 +224,8 @@ async def test_wrong_keys_are_the_services_trouble_and_say_the_cure(tenant: Tena
         for attempt in (*attempts(bucket), bucket.exists):
             with pytest.raises(NeedsMending):
                 await attempt()
+        with pytest.raises(NeedsMending, match="it does not belong to the access key"):
+            await bucket.exists()
     stranger = S3Identity(name="stranger", access_key_id="STRANGER", secret_access_key="x")
     async with opened(tenant, stranger) as bucket:
         with pytest.raises(NeedsMending, match="ACCESS_KEY_ID"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.readme import README, TABLES, rendered
+from tests.readme import README, TABLES, rendered, settings
 
 ROOT = README.parent
 
@@ -13,6 +13,12 @@ ROOT = README.parent
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.name)
 def test_the_tables_are_up_to_date(path: Path) -> None:
     assert rendered(path) == path.read_text(), f"the code and {path.name} differ: run `make docs`"
+
+
+def test_each_number_has_a_unit() -> None:
+    rows = [line.split(" | ") for line in settings() if "number" in line]
+    assert len(rows) > 30
+    assert {name for name, _, _, unit, _ in rows if not unit.strip() and "_PORT`" not in name} == set()
 
 
 def test_what_it_names_is_there() -> None:
