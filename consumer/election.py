@@ -114,6 +114,20 @@ class Election:
             await asyncio.sleep(wait_s * _RANDOM.uniform(0.7, 1.3))
         self._heartbeat = asyncio.create_task(self._beat(), name="election heartbeat")
 
+    async def take(self) -> bool:
+        """Takes the lock if nobody has it, and says whether; then the heartbeat runs by itself.
+
+        Raises:
+            Unavailable: the catalog does not answer.
+            LakeMisconfigured: PostgreSQL refuses our login.
+        """
+        await self.release()
+        if not await self._try_lock():
+            await self._close()
+            return False
+        self._heartbeat = asyncio.create_task(self._beat(), name="election heartbeat")
+        return True
+
     async def hold(self) -> None:
         """Waits while this process has the lock; returns when it was given back.
 

@@ -13,8 +13,10 @@ from feeders.epoch import Epoch, raise_epoch, require_epoch
 from feeders.growth import Growth, plan_growth
 from feeders.lake import Lake, LakeConflict, LakeMisconfigured, StatementFailed, Transaction
 from feeders.parquet_types import FileSchema
+from feeders.reader import Queryable
 from feeders.streams import Column, Stream, StreamTable
 from feeders.tables import STAGING_SCHEMA, Table
+from feeders.types import quote_identifier
 
 SCHEMA_VERSION = 1
 MAX_CONFLICTS = 5
@@ -56,7 +58,7 @@ def apply_ddl(
     lake: Lake, tables: Sequence[Table], streams: StreamTable, *, version: str
 ) -> list[TableChange]:
     """Creates what is missing and widens what may be; returns what was done."""
-    lake.query("CALL lakehouse.set_option('data_inlining_row_limit', 0)")
+    prepare_files(lake)
     with lake.transaction("ddl") as transaction:
         for schema in sorted({table.schema for table in tables}):
             transaction.query(f"CREATE SCHEMA IF NOT EXISTS {schema}")
@@ -71,28 +73,38 @@ def apply_ddl(
     return changes
 
 
-def arrange_files(lake: Lake) -> None:
-    """Has files written in small row groups, and the ledger's in the order of their keys, merged ones too.
+def prepare_files(lake: Lake) -> None:
+    """Has all rows written to files, and files in small row groups; those that are there stay as they are.
 
     A writer holds one row group of each of its threads in memory: of wide rows DuckDB's own 122,880 take more than all
-    else. Each commit looks its keys up in the ledger: of a million rows it then reads some ten thousand. Files that are
-    there stay as they are.
+    else.
     """
-    found: dict[str | None, str] = dict(
-        lake.query(
-            "SELECT scope_entry, value FROM ducklake_options('lakehouse')"
-            " WHERE option_name = 'parquet_row_group_size'"
-        )
-    )
-    if found.get(None) != str(GROUP_ROWS):
+    lake.query("CALL lakehouse.set_option('data_inlining_row_limit', 0)")
+    if _row_groups(lake).get(None) != str(GROUP_ROWS):
         lake.query("CALL lakehouse.set_option('parquet_row_group_size', ?)", (str(GROUP_ROWS),))
-    if found.get("meta.feeder_files") == str(LEDGER_GROUP_ROWS):
+
+
+def arrange_files(lake: Lake) -> None:
+    """Has the ledger's files written in the order of their keys and in smaller row groups, merged ones too.
+
+    Each commit looks its keys up in the ledger: of a million rows it then reads some ten thousand.
+    """
+    if _row_groups(lake).get("meta.feeder_files") == str(LEDGER_GROUP_ROWS):
         return
     # The option comes second: it says that both are done. DuckLake sets none for a table that is being created.
     lake.query("ALTER TABLE meta.feeder_files SET SORTED BY (key ASC)")
     lake.query(
         "CALL lakehouse.set_option('parquet_row_group_size', ?, schema => 'meta', table_name => 'feeder_files')",
         (str(LEDGER_GROUP_ROWS),),
+    )
+
+
+def _row_groups(lake: Lake) -> dict[str | None, str]:
+    return dict(
+        lake.query(
+            "SELECT scope_entry, value FROM ducklake_options('lakehouse')"
+            " WHERE option_name = 'parquet_row_group_size'"
+        )
     )
 
 
@@ -191,7 +203,7 @@ def _grow(
     return Grown(growth=growth, columns=columns, refused=refused)
 
 
-def found_columns(transaction: Transaction) -> dict[tuple[str, str], tuple[Column, ...]]:
+def found_columns(transaction: Queryable) -> dict[tuple[str, str], tuple[Column, ...]]:
     """Reads the columns of all the lake's tables."""
     found: dict[tuple[str, str], list[Column]] = {}
     for schema, table, column, kind in transaction.query(
@@ -202,7 +214,7 @@ def found_columns(transaction: Transaction) -> dict[tuple[str, str], tuple[Colum
     return {table: tuple(columns) for table, columns in found.items()}
 
 
-def require_schema_version(transaction: Transaction) -> None:
+def require_schema_version(transaction: Queryable) -> None:
     """Refuses a lake that a newer program has written."""
     if ("meta", "lotus_lake") not in found_columns(transaction):
         return
@@ -217,18 +229,25 @@ def require_schema_version(transaction: Transaction) -> None:
 
 
 def require_ledger(transaction: Transaction, tables: Iterable[Table]) -> None:
-    """Refuses staging rows without a ledger: that is someone else's lake."""
+    """Refuses staging rows of which no ledger tells: someone else's, and not taken over, or not all of it yet."""
     found = found_columns(transaction)
-    if ("meta", "feeder_files") in found:
-        return
+    has_ledger = ("meta", "feeder_files") in found
     for table in tables:
-        if table.schema == "staging" and (table.schema, table.name) in found:
-            rows = transaction.query(f"SELECT 1 FROM {table.schema}.{table.name} LIMIT 1")
-            if rows:
-                raise LakeMisconfigured(
-                    f"{table.schema}.{table.name} has rows, but the lake has no ledger meta.feeder_files",
-                    hint="another program filled it; use another catalog schema and LOTUS_LAKE_PATH for this lake",
-                )
+        columns = found.get((table.schema, table.name))
+        if table.schema != STAGING_SCHEMA or columns is None:
+            continue
+        says_source = any(column.name == "_source_file" for column in columns)
+        if has_ledger and says_source:
+            continue
+        if transaction.query(f"SELECT 1 FROM {table.schema}.{quote_identifier(table.name)} LIMIT 1"):
+            lacks = (
+                "the table lacks _source_file" if has_ledger else "the lake has no ledger meta.feeder_files"
+            )
+            raise LakeMisconfigured(
+                f"{table.schema}.{table.name} has rows, but {lacks}",
+                hint="another program filled it: `lotus-lake adopt` takes it over; or use another catalog schema and"
+                " LOTUS_LAKE_PATH for this lake",
+            )
 
 
 def write_schema_version(transaction: Transaction, version: str) -> None:

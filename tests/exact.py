@@ -96,7 +96,7 @@ def _assert_history(key: str, history: Sequence[Entry], bucketful: Bucketful) ->
     present: str | None = None
     for entry in history:
         match entry.action:
-            case "loaded":
+            case "loaded" | "adopted":
                 assert present is None, f"{key} was loaded twice: {history}"
             case "replaced":
                 assert present not in (None, entry.etag), f"{key} replaced nothing: {history}"

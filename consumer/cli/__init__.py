@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from consumer.cli import ddl, dead, transform
+from consumer.cli.adopt import adopt
 from consumer.cli.audit import audit
 from consumer.cli.check import check
 from consumer.cli.demo import demo
@@ -57,6 +58,7 @@ app.command()(pause)
 app.command()(resume)
 app.command()(sweep)
 app.command()(audit)
+app.command()(adopt)
 app.command()(maintain)
 app.add_typer(ddl.app, name="ddl")
 app.add_typer(transform.app, name="transform")
