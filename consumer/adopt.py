@@ -6,12 +6,21 @@ Each file is read as the loader reads it: what the ledger will say of a version 
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from consumer.adopt_read import Desk, Listed, Reading
 from consumer.objects import Bucket
 from consumer.spool import Spool
 from feeders import adoption_check as books
-from feeders.adoption import Adoption, Disagreement, judge_beyond, judge_claims, judge_left
+from feeders.adoption import (
+    Adoption,
+    Disagreement,
+    judge_beyond,
+    judge_claims,
+    judge_left,
+    judge_loaded,
+    judge_sources,
+)
 from feeders.old_lake import OldLake, OldTable, Position, look_at_lake
 from feeders.parquet import Limits
 from feeders.streams import Stream, StreamId, StreamTable
@@ -102,7 +111,8 @@ class Check:
         await self.desk.ask(lambda lake: books.begin_stream(lake, old, snapshot))
         adoption, disagreements = await self._compare(old.stream, position, listed, number)
         if not disagreements:
-            await self.desk.ask(books.keep_match)
+            elsewhere = await self.desk.ask(books.keep_match)
+            disagreements = judge_sources(adoption.files, elsewhere, **_names(old.stream))
         await self.desk.ask(books.end_stream)
         return Found(
             old=old,
@@ -130,10 +140,15 @@ class Check:
         # 1. Which rows have the files at or before the cursor; without one all files?
         claims = [each for each in listed if covers(position, each)]
         read = await reading.run(claims, number)
-        counts = await self.desk.ask(lambda lake: books.count_claims(lake, read))
-        loaded, found = judge_claims(
-            read, counts, has_cursor=position is not None, stream=stream.id, table=stream.qualified_table
+        counts = await self.desk.ask(lambda lake: books.count_files(lake, read))
+        loaded, found = (
+            (read, list[Disagreement]())
+            if position is not None
+            else judge_loaded(read, counts, **_names(stream))
         )
+        await self.desk.ask(lambda lake: books.keep_claims(lake, loaded))
+        copies = await self.desk.ask(books.count_copies)
+        found += judge_claims(loaded, counts, copies, **_names(stream))
         left = await self.desk.ask(books.count_left)
         # 2. Rows that none of them has: of a file after the cursor? Else those need not be read.
         if left.stray and len(claims) < len(listed):
@@ -141,12 +156,12 @@ class Check:
             others = [each for each in listed if not covers(position, each)]
             beyond = await reading.run(others, number + len(claims))
             there = await self.desk.ask(books.count_beyond)
-            found += judge_beyond(beyond, there, stream=stream.id, table=stream.qualified_table)
+            found += judge_beyond(beyond, there, **_names(stream))
             left = await self.desk.ask(books.count_left)
         # 3. A file that can't be read has no row there if each row is of another one.
         if left.stray or position is not None:
             found += reading.unreadable
-        found += judge_left(left, stream=stream.id, table=stream.qualified_table)
+        found += judge_left(left, **_names(stream))
         return Adoption(stream=stream.id, files=tuple(loaded), left=len(listed) - len(loaded)), found
 
     def _reading(self, stream: Stream) -> Reading:
@@ -159,6 +174,15 @@ class Check:
             desk=self.desk,
             tell=lambda read: self.tell(f"files of {stream.id} read", read),
         )
+
+
+class _Names(TypedDict):
+    stream: StreamId
+    table: str
+
+
+def _names(stream: Stream) -> _Names:
+    return _Names(stream=stream.id, table=stream.qualified_table)
 
 
 def covers(position: Position | None, listed: Listed) -> bool:

@@ -12,10 +12,16 @@ Kind = Literal[
 ]
 """What disagrees.
 
-absent: a file at or before the cursor of which no row is there. partial: of which some are. beyond: a file after the
-cursor of which all are. shared: raw ids that a file has twice, or another file too. doubled: raw ids that are in the
-table more than once. no_id: rows without a raw id. stray: rows that no file has. elsewhere: rows that say that they are
-of another file. unreadable: a file that can't be read. cursor: one that is no key of its stream.
+absent: a file at or before the cursor of which no row is there.
+partial: a file of which some rows are there and some are not, or not as often as in the files.
+beyond: a file after the cursor of which all rows are there.
+shared: without a cursor, a file that has no raw id of its own, so that nobody can tell whether it was loaded.
+doubled: rows that are in the table more often than in the files.
+no_id: rows without a raw id.
+stray: rows that no file has.
+elsewhere: rows that say that they are of another file.
+unreadable: a file that can't be read.
+cursor: a cursor that is no key of its stream.
 """
 
 
@@ -53,13 +59,20 @@ class ReadFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """How many rows of a file have no id, share theirs, are in the table, are there more than once or elsewhere."""
+    """How many rows of a file have no id; have one that is nowhere else in the files; of these, of all: are there."""
 
     no_id: int = 0
-    shared: int = 0
+    sole: int = 0
+    sole_there: int = 0
     there: int = 0
-    doubled: int = 0
-    elsewhere: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """How many rows of a file the table has less often than the files, or more often."""
+
+    short: int = 0
+    over: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,54 +97,73 @@ class Adoption:
         return sum(file.rows for file in self.files)
 
 
-def judge_claims(
-    read: Sequence[ReadFile], counts: Mapping[int, Count], *, has_cursor: bool, stream: StreamId, table: str
+def judge_loaded(
+    read: Sequence[ReadFile], counts: Mapping[int, Count], *, stream: StreamId, table: str
 ) -> tuple[list[ReadFile], list[Disagreement]]:
-    """Says which files were loaded, and what disagrees.
+    """Says which files were loaded, where no cursor tells: those of whose own raw ids some are there.
 
-    Args:
-        read: the files at or before the cursor; without a cursor all files.
-        counts: by the files' numbers; a file without rows has none.
-        has_cursor: then all of these files must be there. Else those are loaded whose rows are.
-        stream: whose files these are.
-        table: its staging table.
+    Of a file without rows nobody can tell: loading it does no harm.
     """
     loaded: list[ReadFile] = []
     found: list[Disagreement] = []
     for file in read:
         count = counts.get(file.number, Count())
-        if not has_cursor and not count.there:
-            continue  # of a file without rows nobody can tell: loading it does no harm
-        if (about := _about(file, count)) is None:
+        if count.sole_there:
             loaded.append(file)
-            continue
-        kind, rows = about
-        found.append(
-            Disagreement(
-                kind=kind,
-                stream=stream,
-                table=table,
-                key=file.version.key,
-                rows=rows,
-                in_file=file.rows,
-                in_staging=count.there,
-            )
-        )
+        elif count.there and not count.sole:
+            found.append(_disagreement("shared", file, count, count.there, stream, table))
     return loaded, found
 
 
-def _about(file: ReadFile, count: Count) -> tuple[Kind, int] | None:
-    """What disagrees about a file that has to be there, and of how many rows; of several the first that explains."""
-    missing = file.rows - count.there
-    reasons: tuple[tuple[Kind, int], ...] = (
-        ("no_id", count.no_id),
-        ("absent", missing if not count.there else 0),
-        ("shared", count.shared),
-        ("partial", missing),
-        ("doubled", count.doubled),
-        ("elsewhere", count.elsewhere),
+def judge_claims(
+    claimed: Sequence[ReadFile],
+    counts: Mapping[int, Count],
+    copies: Mapping[int, Copies],
+    *,
+    stream: StreamId,
+    table: str,
+) -> list[Disagreement]:
+    """Names those of the files that have to be there which are not, or not once; counts are by their numbers."""
+    found: list[Disagreement] = []
+    for file in claimed:
+        count, copied = counts.get(file.number, Count()), copies.get(file.number, Copies())
+        reasons: tuple[tuple[Kind, int], ...] = (
+            ("no_id", count.no_id),
+            ("absent", 0 if count.there else file.rows),
+            ("partial", copied.short),
+            ("doubled", copied.over),
+        )
+        # Of several the first that explains.
+        about = [reason for reason in reasons if reason[1]]
+        if about:
+            kind, rows = about[0]
+            found.append(_disagreement(kind, file, count, rows, stream, table))
+    return found
+
+
+def judge_sources(
+    claimed: Sequence[ReadFile], elsewhere: Mapping[int, int], *, stream: StreamId, table: str
+) -> list[Disagreement]:
+    """Names the files of which rows say that they are of another one."""
+    return [
+        _disagreement("elsewhere", file, Count(there=file.rows), rows, stream, table)
+        for file in claimed
+        if (rows := elsewhere.get(file.number, 0))
+    ]
+
+
+def _disagreement(
+    kind: Kind, file: ReadFile, count: Count, rows: int, stream: StreamId, table: str
+) -> Disagreement:
+    return Disagreement(
+        kind=kind,
+        stream=stream,
+        table=table,
+        key=file.version.key,
+        rows=rows,
+        in_file=file.rows,
+        in_staging=count.there,
     )
-    return next(((kind, rows) for kind, rows in reasons if rows), None)
 
 
 def judge_beyond(

@@ -25,8 +25,13 @@ def lake_of(tenant: Tenant) -> Generator[Lake]:
 
 
 def body_of(raw_ids: Sequence[str | None]) -> bytes:
-    """A file whose rows have these raw ids, and ids from 0 on."""
-    return parquet([{"_airbyte_raw_id": raw_id, "id": number} for number, raw_id in enumerate(raw_ids)])
+    """A file whose rows have these raw ids: `b3` has the id 3."""
+    return parquet([{"_airbyte_raw_id": raw_id, "id": id_of(raw_id)} for raw_id in raw_ids])
+
+
+def id_of(raw_id: str | None) -> int | None:
+    """The id of a row."""
+    return int(raw_id[1:]) if raw_id else None
 
 
 def make_old(lake: Lake, tables: Mapping[str, Rows], cursors: Mapping[str, str] | None = None) -> None:
@@ -48,8 +53,8 @@ def add_rows(lake: Lake, table: str, raw_ids: Rows) -> None:
     """Adds rows as the other program does it, in one commit."""
     lake.query(
         f"INSERT INTO {table} (_airbyte_raw_id, id, year, month, day)"
-        " SELECT unnest(?::VARCHAR[]), generate_subscripts(?::VARCHAR[], 1) - 1, ?, ?, ?",
-        (list(raw_ids), list(raw_ids), *DAY),
+        " SELECT raw_id, substr(raw_id, 2)::BIGINT, ?, ?, ? FROM (SELECT unnest(?::VARCHAR[]) AS raw_id)",
+        (*DAY, list(raw_ids)),
     )
 
 

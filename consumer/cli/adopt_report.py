@@ -134,17 +134,19 @@ def show_disagreements(found: Sequence[Disagreement], *, limit: int) -> None:
 
 def words_of(each: Disagreement) -> str:
     """What disagrees."""
+    # Rows whose raw ids are in several files have to be there as often.
+    short = ", not as often as in the files" if each.in_file == each.in_staging else ""
     match each.kind:
         case "absent":
             return f"at or before the cursor, and none of its {each.in_file or 0:,} rows is in {each.table}"
         case "partial":
-            return f"{each.in_staging or 0:,} of its {each.in_file or 0:,} rows are in {each.table}"
+            return f"{each.in_staging or 0:,} of its {each.in_file or 0:,} rows are in {each.table}{short}"
         case "beyond":
             return f"after the cursor, and all its {each.in_file or 0:,} rows are in {each.table}"
         case "shared":
-            return f"{each.rows:,} of its {each.in_file or 0:,} rows have a raw id that is in the files twice"
+            return "each of its raw ids is in another file too: only a cursor tells which of them were loaded"
         case "doubled":
-            return f"{each.rows:,} of its {each.in_file or 0:,} rows are in {each.table} more than once"
+            return f"{each.rows:,} of its {each.in_file or 0:,} rows are in {each.table} more often than in the files"
         case "no_id":
             return f"{each.rows:,} rows without _airbyte_raw_id"
         case "stray":

@@ -9,6 +9,8 @@ import pytest
 
 from consumer.embedded.identity import Tenant
 from consumer.landing.generate import Landing
+from feeders import fault
+from feeders.adopt import Adopter
 from feeders.lake import Lake
 from tests.asking import Document, command
 from tests.bucketful import Bucketful, removing_project
@@ -20,6 +22,7 @@ from tests.old_lakes import (
     add_rows,
     body_of,
     cursor_at,
+    id_of,
     lake_of,
     make_old,
     make_old_again,
@@ -71,9 +74,9 @@ def sources(lake: Lake, table: str = TABLE) -> list[tuple[object, ...]]:
 
 def rows_of(files: Mapping[str, Sequence[str]]) -> list[tuple[object, ...]]:
     return sorted(
-        (raw_id, number, 2026, "07", "04", key, None)
+        (raw_id, id_of(raw_id), 2026, "07", "04", key, None)
         for key, raw_ids in files.items()
-        for number, raw_id in enumerate(raw_ids)
+        for raw_id in raw_ids
     )
 
 
@@ -157,8 +160,9 @@ def test_what_agrees_is_adopted_and_not_loaded_again(tenant: Tenant, monkeypatch
         for key in (A, B):
             facts = in_landing(tenant, tenant.loader, lambda bucket, key=key: bucket.head(key))
             assert service.rows(
-                "SELECT etag, version_id, size_bytes, last_modified FROM meta.feeder_files WHERE key = ?", key
-            ) == [(facts.etag, facts.version_id, facts.size_bytes, facts.last_modified)]
+                "SELECT etag, version_id, size_bytes, epoch(last_modified) FROM meta.feeder_files WHERE key = ?",
+                key,
+            ) == [(facts.etag, facts.version_id, facts.size_bytes, facts.last_modified.timestamp())]
         assert command(tenant, "audit").exit_code == 0
         # An adopted version is no news; another one replaces its rows.
         with service.expecting(replayed=1):
@@ -201,3 +205,237 @@ def test_a_whole_lake_goes_on_as_if_it_had_always_been_ours(tenant: Tenant, tmp_
         assert_exact(bucketful)
         assert command(tenant, "audit", **settings).exit_code == 0
         assert consumer.terminate() == 0, consumer.tail()
+
+
+DISAGREEING: dict[
+    str, tuple[dict[str, Sequence[str | None]], Sequence[str | None], set[tuple[object, ...]]]
+] = {
+    "absent": ({}, ["b1", "b2", "b3"], {("absent", TABLE, A, 2, 2, 0)}),
+    "partial": ({}, ["a2", "b1", "b2", "b3"], {("partial", TABLE, A, 1, 2, 1)}),
+    "beyond": ({}, [*AB, "c1"], {("beyond", TABLE, C, 1, 1, 1)}),
+    "beyond in part": ({C: ["c1", "c2"]}, [*AB, "c1"], {("partial", TABLE, C, 1, 2, 1)}),
+    "doubled": ({}, [*AB, "a1"], {("doubled", TABLE, A, 1, 2, 2)}),
+    "stray": ({}, [*AB, "x1", "x2"], {("stray", TABLE, None, 2, None, None)}),
+    "no id in a file": (
+        {A: ["a1", None]},
+        ["a1", None, "b1", "b2", "b3"],
+        {("no_id", TABLE, A, 1, 2, 1), ("no_id", TABLE, None, 1, None, None)},
+    ),
+    "no id in the table": ({}, [*AB, None], {("no_id", TABLE, None, 1, None, None)}),
+    "in two files, and there once": (
+        {B: ["a1", "b2", "b3"]},
+        ["a1", "a2", "b2", "b3"],
+        {("partial", TABLE, A, 1, 2, 2), ("partial", TABLE, B, 1, 3, 3)},
+    ),
+    "overwritten since": (
+        {A: ["a8", "a9"]},
+        AB,
+        {("absent", TABLE, A, 2, 2, 0), ("stray", TABLE, None, 2, None, None)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DISAGREEING)
+def test_what_disagrees_is_named_and_nothing_is_written(tenant: Tenant, case: str) -> None:
+    files, staged, wanted = DISAGREEING[case]
+    land(tenant, FILES | files)
+    # Another stream agrees: it is not adopted alone.
+    land(tenant, {CUSTOMER: ["k1"]})
+    cursors = cursor_at(B) | {"shopify.customers": CUSTOMER}
+    before = fill(tenant, {TABLE: staged, CUSTOMERS: ["k1"]}, cursors)
+    for arguments in ((), ("--apply",)):
+        status, document = adopt(tenant, *arguments)
+        assert (status, document["applied"], document["agrees"]) == (1, False, False)
+        assert named(document) == wanted
+    shown = command(tenant, "adopt", "--apply")
+    assert shown.exit_code == 1
+    assert "nothing was written" in shown.stdout
+    for _, _, key, *_ in wanted:
+        assert str(key or TABLE) in shown.stdout
+    with lake_of(tenant) as lake:
+        assert snapshot_of(lake) == before
+
+
+def test_a_file_that_cannot_be_read_matters_only_where_its_rows_may_be_there(tenant: Tenant) -> None:
+    land(tenant, FILES)
+    put(tenant, order_key("0"), b"PAR1 and no more")
+    fill(tenant, {TABLE: AB}, cursor_at(B))
+    status, document = adopt(tenant)
+    assert (status, named(document)) == (1, {("unreadable", TABLE, order_key("0"), 0, None, None)})
+    # The rows are all of other files: so none is of this one.
+    status, document = adopt(tenant, "--cursor", "shopify.orders=")
+    assert (status, stream_of(document)["adopted_files"], stream_of(document)["files_to_load"]) == (0, 2, 2)
+
+
+def test_without_a_cursor_the_rows_tell(tenant: Tenant) -> None:
+    # A record of a file that was loaded comes once more in one that was not.
+    land(tenant, FILES | {C: ["a1", "c1"]})
+    fill(tenant, {TABLE: AB}, None)
+    status, document = adopt(tenant, "--apply")
+    assert (status, stream_of(document)["cursor"], stream_of(document)["adopted_files"]) == (0, None, 2)
+    with lake_of(tenant) as lake:
+        assert sources(lake) == rows_of({A: FILES[A], B: FILES[B]})
+
+
+def test_a_copy_of_a_file_needs_a_cursor(tenant: Tenant) -> None:
+    land(tenant, {A: FILES[A], B: FILES[A]})
+    before = fill(tenant, {TABLE: FILES[A]}, None)
+    status, document = adopt(tenant, "--apply")
+    assert (status, {each[:3] for each in named(document)}) == (
+        1,
+        {("shared", TABLE, A), ("shared", TABLE, B), ("stray", TABLE, None)},
+    )
+    with lake_of(tenant) as lake:
+        assert snapshot_of(lake) == before
+    status, document = adopt(tenant, "--apply", "--cursor", f"shopify.orders={A}")
+    assert (status, stream_of(document)["cursor"]) == (0, A)
+    with lake_of(tenant) as lake:
+        assert sources(lake) == rows_of({A: FILES[A]})
+
+
+def test_a_record_of_two_days_is_matched_by_its_day(tenant: Tenant) -> None:
+    """The same raw id in two files, both loaded: each row is of the file of its own day."""
+    other = A.replace("day=04", "day=05")
+    land(tenant, {A: ["a1"], other: ["o1", "a1"]})
+    with lake_of(tenant) as lake:
+        make_old(lake, {TABLE: []}, cursor_at(other))
+        add_rows(lake, TABLE, ["o1", "a1"])
+        lake.query(f"UPDATE {TABLE} SET day = '05'")
+        add_rows(lake, TABLE, ["a1"])
+    assert adopt(tenant, "--apply")[0] == 0
+    with lake_of(tenant) as lake:
+        assert lake.query(f"SELECT DISTINCT _source_file, day FROM {TABLE} ORDER BY ALL") == [
+            (A, "04"),
+            (other, "05"),
+        ]
+
+
+def test_positions_from_the_command_line(tenant: Tenant) -> None:
+    land(tenant, FILES)
+    fill(tenant, {TABLE: AB}, cursor_at("raw/shopify/customers/2026_07_04_1_1.parquet"))
+    status, document = adopt(tenant)
+    assert (status, {each[0] for each in named(document)}) == (1, {"cursor"})
+    assert stream_of(adopt(tenant, "--cursor", f"shopify.orders={B}")[1])["adopted_files"] == 2
+    # Objects of the future are all there is: C is at or before it, and not there.
+    for arguments in (
+        ("--until", "2099-01-01T00:00Z"),
+        ("--cursor", "shopify.orders=2099-01-01T00:00:00+02:00"),
+    ):
+        assert named(adopt(tenant, *arguments)[1]) == {("absent", TABLE, C, 1, 1, 0)}
+    for arguments, text in (
+        (("--cursor", "shopify.orders"), "SOURCE.STREAM=KEY"),
+        (("--cursor", "shopify.nothing=x"), "shopify.orders"),
+        (("--until", "yesterday"), "2026-07-04T12:00:00Z"),
+        (("--cursor", "shopify.orders=2026-07-04T99"), "2026-07-04T12:00:00Z"),
+    ):
+        status, said = refused(tenant, *arguments)
+        assert status == 2
+        assert text in said
+
+
+def test_an_adoption_that_ends_between_two_streams_goes_on(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(tenant, FILES | {CUSTOMER: ["k1"]})
+    fill(tenant, {TABLE: AB, CUSTOMERS: ["k1"]}, cursor_at(B) | {"shopify.customers": CUSTOMER})
+    done: list[str] = []
+
+    def die(point: str) -> None:
+        done.append(point)
+        if done.count("committed") == 4:  # the tables of meta, the term, the ledger, the first stream
+            raise KeyboardInterrupt
+
+    fault.arm(die)
+    try:
+        with pytest.raises((KeyboardInterrupt, AssertionError)):
+            adopt(tenant, "--apply")
+    finally:
+        fault.arm(None)
+    with lake_of(tenant) as lake:
+        assert lake.query("SELECT stream, action FROM meta.feeder_files") == [("customers", "adopted")]
+    said = command(tenant, "ddl", "apply")
+    assert said.exit_code == 3
+    assert f"{TABLE} has rows" in said.stderr
+    assert "lotus-lake adopt" in said.stderr
+    status, document = adopt(tenant, "--apply")
+    assert (status, stream_of(document, "customers")["state"]) == (0, "in the ledger")
+    assert stream_of(document)["cursor"] == B
+    with lake_of(tenant) as lake:
+        assert sources(lake) == rows_of({A: FILES[A], B: FILES[B]})
+        assert lake.query("SELECT key, rows FROM meta.feeder_files ORDER BY key") == [
+            (CUSTOMER, 1),
+            (A, 2),
+            (B, 3),
+        ]
+        assert lake.query("SELECT epoch FROM meta.writer_epoch") == [(2,)]
+    assert command(tenant, "ddl", "apply").exit_code == 0
+
+
+@pytest.mark.parametrize("moment", ["before", "within"])
+def test_a_program_that_still_writes_keeps_it_from_being_adopted(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    land(tenant, FILES)
+    fill(tenant, {TABLE: AB}, cursor_at(B))
+    whole = Adopter.run
+
+    def run(adopter: Adopter, adoptions: Any) -> Any:
+        _add(tenant, ["c1"])
+        return whole(adopter, adoptions)
+
+    def write(point: str) -> None:
+        if point == "committing":
+            fault.arm(None)
+            _add(tenant, ["c1"])
+
+    if moment == "before":
+        monkeypatch.setattr(Adopter, "run", run)
+    else:
+        fault.arm(write)
+    try:
+        status, said = refused(tenant, "--apply")
+    finally:
+        fault.arm(None)
+    assert status == 3, said
+    with lake_of(tenant) as lake:
+        assert lake.query(f"SELECT count(*) FROM {TABLE}") == [(6,)]
+        assert lake.query("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'feeder_files'") == [(0,)]
+
+
+def test_beside_a_service_nothing_is_adopted(tenant: Tenant, tmp_path: Path) -> None:
+    folder = {"LOTUS_SPOOL_DIR": str(tmp_path)}
+    with running_service(tenant, **ALONE):
+        status, said = refused(tenant, "--apply", **folder)
+        assert status == 3
+        assert "the writer's lock" in said
+        status, document = adopt(tenant, **folder)
+        assert (status, {each["state"] for each in document["streams"]}) == (0, {"nothing to adopt"})
+
+
+def test_a_lost_ledger_comes_back_from_rows_that_say_their_file(tenant: Tenant) -> None:
+    land(tenant, FILES)
+    with lake_of(tenant) as lake:
+        make_old(lake, {TABLE: AB}, None)
+        lake.query(f"ALTER TABLE {TABLE} ADD COLUMN _source_file VARCHAR")
+        lake.query(f"UPDATE {TABLE} SET _source_file = ? WHERE _airbyte_raw_id LIKE 'a%'", (A,))
+        lake.query(f"UPDATE {TABLE} SET _source_file = ? WHERE _airbyte_raw_id = 'b1'", (A,))
+    status, document = adopt(tenant, "--apply")
+    assert (status, named(document)) == (1, {("elsewhere", TABLE, B, 1, 3, 3)})
+    with lake_of(tenant) as lake:
+        lake.query(f"UPDATE {TABLE} SET _source_file = ? WHERE _airbyte_raw_id = 'b1'", (B,))
+    assert adopt(tenant, "--apply")[0] == 0
+    with lake_of(tenant) as lake:
+        assert sources(lake) == rows_of({A: FILES[A], B: FILES[B]})
+        assert [key for key, *_ in ledger(lake)] == [A, B]
+
+
+def test_cursors_of_another_shape_are_refused(tenant: Tenant) -> None:
+    land(tenant, FILES)
+    with lake_of(tenant) as lake:
+        make_old(lake, {TABLE: AB}, None)
+        lake.query("CREATE SCHEMA meta")
+        lake.query("CREATE TABLE meta.feeder_cursors (name VARCHAR, last VARCHAR)")
+    status, said = refused(tenant)
+    assert status == 3
+    for text in ("name, last", "source, stream, cursor_path", "--cursor"):
+        assert text in said
