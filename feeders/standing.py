@@ -97,6 +97,7 @@ def read_standing(lake: Queryable, *, now: datetime) -> Standing:
     )
 
 
+# What was adopted was loaded on other days, by another program.
 # The loads of a day are in the newest of the ledger's files: the catalog's statistics leave the others out.
 _TODAY = """
 SELECT source, stream, count(*), coalesce(sum(rows), 0) FROM meta.feeder_files
