@@ -109,6 +109,15 @@ def show(report: Report, *, limit: int) -> None:
         typer.echo(f"left alone: {plain(name)}, no file of ddl/ tells of it")
     show_disagreements(report.disagreements, limit=limit)
     typer.echo(f"{summary(report)}; {report.seconds:.1f} s")
+    misled = [
+        each.stream for each in report.disagreements if each.kind in ("absent", "partial", "beyond", "cursor")
+    ]
+    if misled:
+        typer.echo(
+            "hint:  if a stream was not loaded in the order of its keys, let its rows alone tell:"
+            f" --cursor {misled[0]}=",
+            err=True,
+        )
 
 
 def cells(found: Found) -> list[str | Text]:
