@@ -138,8 +138,8 @@ class Puller:
         backlog = await self._broker.backlog(self._all)
         for of, (waiting, claimed) in backlog.items():
             # Claims that are not ours lapse, or were given back: nothing tells when they can be claimed.
-            if waiting or claimed > self._places.taken(of):
-                self._turns.seen(of)
+            if count := waiting + max(0, claimed - self._places.taken(of)):
+                self._turns.seen(of, count)
         self._changed.set()
         if gone := [subscription_name(of) for of in self._all if of not in backlog]:
             raise Unavailable("nats", f"{len(gone)} subscriptions are gone, {gone[0]} is one")
@@ -190,8 +190,8 @@ class Puller:
             self._places.take(of, 1)
             asking = self._probe(of)
         else:
-            # Half of what is free, so that who is asked at the same time finds some too.
-            slots = min(FETCH_MOST, -(-self._places.free(of) // 2))
+            # Half of what is free at most, so that who is asked at the same time finds some too.
+            slots = min(FETCH_MOST, turn.count, -(-self._places.free(of) // 2))
             self._places.take(of, slots)
             asking = self._claim(turn, slots)
         task = asyncio.create_task(asking)
@@ -217,10 +217,12 @@ class Puller:
             found = await self._broker.fetch(of, slots, EXPECTED_S if turn.is_expected else 0)
         finally:
             self._places.give_back(of, slots - len(found))
+            # What was given back is not in the count of those that wait.
+            more = turn.count - slots if len(found) == slots else 0
             self._turns.done(
                 of,
                 newest=max((each.sequence for each in found), default=0),
-                has_more=len(found) == slots or bool(found and found[-1].num_pending),
+                left=max(more, found[-1].num_pending if found else 0),
             )
         for delivery in found:
             self._start(delivery, of, False)
@@ -238,7 +240,7 @@ class Puller:
             chosen = self._breaker.choose_probe(stream, [identity_of(each) for each in found])
             probe = self._start(found.pop(chosen), stream, True)
             # Its turn is over with the probe: the next one is chosen by what becomes of this one.
-            probe.add_done_callback(lambda _: self._turns.done(stream, has_more=True))
+            probe.add_done_callback(lambda _: self._turns.done(stream, left=1))
             for other in found:
                 await other.later(GIVEN_BACK_S)
             self.later(stream, GIVEN_BACK_S)

@@ -19,20 +19,20 @@ def anyone(_: str) -> bool:
 def test_who_has_more_goes_to_the_end_of_the_line() -> None:
     turns = Turns[str]()
     for name in "abc":
-        turns.seen(name)
+        turns.seen(name, 1)
     order: list[str] = []
     while len(order) < 9 and (turn := turns.take(anyone)):
         order.append(turn.of)
-        turns.done(turn.of, newest=1, has_more=True)
+        turns.done(turn.of, newest=1, left=1)
     assert "".join(order) == "abcabcabc"
 
 
 def test_one_that_may_not_be_asked_keeps_its_place_and_nobody_else_waiting() -> None:
     turns = Turns[str]()
     for name in "abc":
-        turns.seen(name)
-    assert turns.take(lambda of: of != "a") == Turn(of="b", is_expected=False)
-    turns.done("b", has_more=True)
+        turns.seen(name, 1)
+    assert turns.take(lambda of: of != "a") == Turn(of="b", count=1, is_expected=False)
+    turns.done("b", left=1)
     assert [turn.of for _ in range(3) if (turn := turns.take(anyone))] == ["a", "c", "b"]
     assert turns.take(anyone) is None
 
@@ -40,32 +40,32 @@ def test_one_that_may_not_be_asked_keeps_its_place_and_nobody_else_waiting() -> 
 def test_nobody_is_asked_twice_at_once_and_what_comes_meanwhile_is_asked_for_after() -> None:
     turns = Turns[str]()
     turns.heard("a", 7)
-    assert turns.take(anyone) == Turn(of="a", is_expected=True)
+    assert turns.take(anyone) == Turn(of="a", count=1, is_expected=True)
     turns.heard("a", 8)
-    turns.seen("a")
+    turns.seen("a", 1)
     assert turns.take(anyone) is None
     turns.done("a", newest=8)
     assert turns.take(anyone) is None, "the one that was heard of meanwhile was claimed too"
     turns.heard("a", 9)
-    assert turns.take(anyone) == Turn(of="a", is_expected=True)
+    assert turns.take(anyone) == Turn(of="a", count=1, is_expected=True)
     turns.heard("a", 11)
     turns.done("a", newest=10)
-    assert turns.take(anyone) == Turn(of="a", is_expected=True)
+    assert turns.take(anyone) == Turn(of="a", count=1, is_expected=True)
     turns.due("a")
     turns.done("a", newest=11)
-    assert turns.take(anyone) == Turn(of="a", is_expected=True), "one that was given back is due"
+    assert turns.take(anyone) == Turn(of="a", count=1, is_expected=True), "one that was given back is due"
 
 
 def test_positions_that_begin_again_are_asked_for_without_being_expected() -> None:
     turns = Turns[str]()
-    turns.seen("a")
+    turns.seen("a", 1)
     assert turns.take(anyone)
     turns.done("a", newest=1000)
     turns.heard("a", 1)
-    assert turns.take(anyone) == Turn(of="a", is_expected=False)
+    assert turns.take(anyone) == Turn(of="a", count=1, is_expected=False)
     turns.done("a", newest=1)
     turns.heard("a", 2)
-    assert turns.take(anyone) == Turn(of="a", is_expected=True)
+    assert turns.take(anyone) == Turn(of="a", count=1, is_expected=True)
 
 
 Moves = st.lists(st.tuples(st.sampled_from("hsdta"), st.sampled_from("abcd"), st.integers(0, 3)), max_size=60)
@@ -86,7 +86,7 @@ def test_whatever_is_heard_of_is_asked_for_and_in_turn(moves: list[tuple[str, st
     def answer(name: str) -> None:
         found = asked.pop(name)
         del stored[name][: len(found)]
-        turns.done(name, newest=max(found, default=0), has_more=len(found) == 2)
+        turns.done(name, newest=max(found, default=0), left=len(stored[name]) if found else 0)
 
     for move, name, _ in moves:
         if move == "h":
@@ -94,7 +94,7 @@ def test_whatever_is_heard_of_is_asked_for_and_in_turn(moves: list[tuple[str, st
             stored[name].append(position)
             turns.heard(name, position)
         elif move == "s":
-            turns.seen(name)
+            turns.seen(name, 1)
         elif move == "d":
             turns.due(name)
         elif move == "t":
