@@ -2,10 +2,8 @@
 
 from collections import Counter
 
+from consumer.shares import share_of
 from consumer.subjects import Lane, Queued
-
-KEPT_BACK = 8
-"""One slot in so many is not for whoever has all others: a new key of another stream finds one."""
 
 
 class Places:
@@ -20,16 +18,11 @@ class Places:
         self._taken: Counter[Queued] = Counter()
         self._all_taken = 0
 
-    @property
-    def share(self) -> int:
-        """The most slots that one stream may have."""
-        return max(1, self._slots - max(1, self._slots // KEPT_BACK))
-
     def free(self, of: Queued) -> int:
         """How many more keys of it may be in work."""
         if of is Lane.REPLAYS:
             return self._replay_slots - self._taken[of]
-        return min(self._slots - self._all_taken, self.share - self._taken[of])
+        return min(self._slots - self._all_taken, share_of(self._slots) - self._taken[of])
 
     def taken(self, of: Queued) -> int:
         """How many keys of it are in work, or may be in a moment."""
