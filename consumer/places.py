@@ -24,10 +24,6 @@ class Places:
             return self._replay_slots - self._taken[of]
         return min(self._slots - self._all_taken, share_of(self._slots) - self._taken[of])
 
-    def taken(self, of: Queued) -> int:
-        """How many keys of it are in work, or may be in a moment."""
-        return self._taken[of]
-
     def take(self, of: Queued, count: int) -> None:
         """Takes slots that are free."""
         self._taken[of] += count

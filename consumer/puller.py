@@ -137,8 +137,8 @@ class Puller:
         self._look_now.clear()
         backlog = await self._broker.backlog(self._all)
         for of, (waiting, claimed) in backlog.items():
-            # Claims that are not ours lapse, or were given back: nothing tells when they can be claimed.
-            if count := waiting + max(0, claimed - self._places.taken(of)):
+            # Nothing tells of claims that lapse, ours too, or that an earlier process gave back.
+            if count := waiting + claimed:
                 self._turns.seen(of, count)
         self._changed.set()
         if gone := [subscription_name(of) for of in self._all if of not in backlog]:

@@ -170,11 +170,11 @@ async def test_idle_streams_are_not_asked_and_a_new_key_of_one_is_claimed_at_onc
     async with queue(broker_config(tenant), streams) as broker, running_pool(broker, streams) as running:
         await publish(broker, streams[0], [0])
         await claims(running, 1)
-        asked.clear()  # it may have been seen by the first look and heard of
         for number, stream in enumerate(streams[1:50]):
             await publish(broker, stream, [1])
             await claims(running, number + 2)
-        assert asked == streams[1:50]
+        # The first one may have been seen by the first look, and heard of.
+        assert [of for of in asked if of != streams[0]] == streams[1:50]
         # Many at once of one stream: no question for each of them.
         await publish(broker, streams[60], range(100))
         await claims(running, 150)
@@ -194,7 +194,7 @@ async def test_a_paused_stream_is_not_asked_until_it_is_resumed(
             running.walks.commit(8)
             await settled(broker, paused, 43)
             await publish(broker, other, range(30))
-            for count in range(7, 30):
+            for count in range(7, 37):
                 await claims(running, count + 1)
                 running.walks.commit(1)
             assert {stream_of(key) for key in running.walks.claimed[7:]} == {other.stream}
