@@ -67,10 +67,10 @@ def test_a_claim_that_ends_while_other_halves_of_its_batch_commit_is_not_committ
 class Recorded(Writer):
     """Notes the keys of each batch."""
 
-    batches: list[list[str | None]]
+    batches: list[list[str]]
 
     def _transact(self, works: list[Work]) -> tuple[Applied, ...]:
-        self.batches.append([work.key for work in works])
+        self.batches.append([work.key for work in works if isinstance(work, Removal)])
         return tuple(Applied(outcome=Outcome.DUPLICATE) for _ in works)
 
 
