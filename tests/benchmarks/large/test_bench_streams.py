@@ -1,11 +1,13 @@
 """Many streams, nearly all of them idle: start, what it costs to wait, claims. Prints rows for docs/performance.md."""
 
 import asyncio
+import logging
 import sys
 import time
 
 import psutil
 import pytest
+import structlog
 
 from consumer.broker import Broker
 from consumer.embedded.identity import Tenant
@@ -29,6 +31,8 @@ def cpu_s(pid: int) -> float:
 
 @pytest.mark.parametrize("count", [8, 500])
 async def test_many_streams(stack: Stack, tenant: Tenant, count: int) -> None:
+    # A line for each key would be part of what is measured.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     streams = stream_ids(count)
     begun = time.perf_counter()
     async with queue(broker_config(tenant), streams) as broker:
