@@ -17,7 +17,9 @@ from consumer.errors import CrashedProcess, HeldBack, NotFound, Unavailable
 from consumer.events import Identity, KeyEvent
 from consumer.evidence import Detail, of_bad_file, of_statement
 from consumer.objects import Answer, Bucket
+from consumer.shares import Shares
 from consumer.spool import Slot, Spool
+from consumer.subjects import Lane, Queued
 from consumer.suspects import Suspects
 from consumer.verdict import Ending
 from consumer.walked import Trace, Walked, ending_of, superseded, unavailable, unrouted
@@ -51,7 +53,7 @@ class KeyWalk:
     spool: Spool
     limits: Limits
     writer: Writer
-    reads: asyncio.Semaphore
+    reads: Shares[Queued]
     suspects: Suspects
     growing: Growing
     drift: DriftReport
@@ -134,13 +136,14 @@ class KeyWalk:
         async with AsyncExitStack() as held:
             # 2. Was it in work when the process died? Then it waits for its turn, or has had them all.
             await held.enter_async_context(self.suspects.turn(identity))
-            async with self.reads:
+            of = Lane.REPLAYS if event.replay else route.stream.id
+            async with self.reads.held(of):
                 # 3. One GET into the spool: the bytes and their etag, whatever the notification said.
                 with trace.stage("get"):
                     async with self.bucket.open(event.key) as answer:
                         trace.etag = answer.etag
                         self._hold_size(answer)
-                        slot = await held.enter_async_context(self.spool.reserve(answer.size_bytes))
+                        slot = await held.enter_async_context(self.spool.reserve(answer.size_bytes, of=of))
                         version = await self._read(answer, event, slot.path)
                 fault.point("got")
                 # 4. From here on a file may kill the process: who is at work is on record before.

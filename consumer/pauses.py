@@ -30,32 +30,31 @@ class Pauses:
         self._streams = frozenset(streams)
         self._metrics = metrics
         self._paused: dict[StreamId, Pause] = {}
-        self._waiting: dict[StreamId, asyncio.Event] = {}
+        self._listeners: list[Callable[[], None]] = []
         self.replace(())
 
     def load(self, lake: Queryable) -> None:
-        """Reads them from the lake, before anybody waits for one here. From any thread. Raises LakeError."""
+        """Reads them from the lake, before anybody listens here. From any thread. Raises LakeError."""
         self.replace(read_pauses(lake))
         if self._paused:
             log.info("streams are paused", streams=[str(stream) for stream in self._paused])
 
     def replace(self, pauses: Iterable[Pause]) -> None:
-        """Takes over what the lake says now, and wakes who waits for a stream that is paused no more."""
+        """Takes over what the lake says now, and tells who listens."""
         before, self._paused = self._paused, {pause.stream: pause for pause in pauses}
         for stream in self._streams | before.keys() | self._paused.keys():
             gauge = self._metrics.stream_paused.labels(source=stream.source, stream=stream.stream)
             gauge.set(stream in self._paused)
-        for stream in self._waiting.keys() - self._paused.keys():
-            self._waiting.pop(stream).set()
+        for changed in self._listeners:
+            changed()
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """Has it told in this loop each time that other streams may be paused than before."""
+        self._listeners.append(changed)
 
     def is_paused(self, stream: StreamId | None) -> bool:
         """Says whether a stream's keys have to stay in the queue."""
         return stream in self._paused
-
-    async def until_resumed(self, stream: StreamId) -> None:
-        """Waits until a stream is not paused."""
-        while self.is_paused(stream):
-            await self._waiting.setdefault(stream, asyncio.Event()).wait()
 
     def paused(self) -> tuple[Pause, ...]:
         """The streams that are paused, for who asks how things are."""

@@ -78,8 +78,8 @@ class Settler:
         self._note_trouble = note_trouble
         self._replayed = replayed
 
-    async def settle(self, message: Message, walked: Walked, trace: Trace) -> None:
-        """Gives a message its verdict.
+    async def settle(self, message: Message, walked: Walked, trace: Trace) -> Verdict | None:
+        """Gives a message its verdict, and returns it if it was taken.
 
         A verdict that the queue or the lake did not take is no verdict: the message comes again after its
         ack_wait, and the ledger knows what was loaded.
@@ -109,7 +109,7 @@ class Settler:
         except (Unavailable, LakeError, ClaimLost) as error:
             key = message.event.key if message.event else None
             log.warning("verdict not delivered", key=key, outcome=walked.ending.value, error=str(error))
-            return
+            return None
         fault.point("settled")
         if not isinstance(verdict, Later):
             self._attempts.forget(message.identity)
@@ -119,6 +119,7 @@ class Settler:
                     self._replayed(message.identity, walked.reason or walked.ending.value)
         self._count(stream, walked, verdict, trace)
         self._log(message, stream, walked, verdict, attempts, trace)
+        return verdict
 
     def _observe_dependencies(self, walked: Walked) -> None:
         if walked.ending is Ending.UNAVAILABLE:

@@ -1,11 +1,9 @@
 """The spool: a bounded local folder for objects that are read, checked and waiting for the writer."""
 
-import asyncio
 import errno
 import fcntl
 import os
 import shutil
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from itertools import count
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Self
 
 from consumer.errors import Misconfigured, NeedsMending
+from consumer.shares import Shares
+from consumer.subjects import Queued
 from feeders.schema import normalized_name
 
 _PREFIX = "lotus-slot-"
@@ -35,7 +35,7 @@ class Slot:
 
 
 class Spool:
-    """Hands out room for objects, first come, first served. Owned by one event loop and one process.
+    """Hands out room for objects, to one stream after the other. Owned by one event loop and one process.
 
     As a context manager it takes the folder for this process and removes what an earlier one left there.
     """
@@ -43,10 +43,14 @@ class Spool:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self.directory = directory
         self.max_bytes = max_bytes
-        self.used_bytes = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._room: Shares[Queued] = Shares(max_bytes)
         self._lock_fd: int | None = None
         self._numbers = count()
+
+    @property
+    def used_bytes(self) -> int:
+        """How much of it is reserved."""
+        return self._room.used
 
     def __enter__(self) -> Self:
         """Creates, locks and clears the folder.
@@ -94,8 +98,10 @@ class Spool:
             self._lock_fd = None
 
     @asynccontextmanager
-    async def reserve(self, size_bytes: int) -> AsyncGenerator[Slot, None]:
+    async def reserve(self, size_bytes: int, *, of: Queued = None) -> AsyncGenerator[Slot, None]:
         """Waits until the bytes fit, and gives a slot for the block. A file larger than the spool goes alone.
+
+        `of` says whose file it is: no stream gets all of the room, and none waits behind one that has its share.
 
         What the block writes beyond `size_bytes` (a normalized copy) is not counted: its holder could only wait
         for room that others hold, and they for his.
@@ -103,8 +109,7 @@ class Spool:
         Raises:
             NeedsMending: the disk is full, or the folder can't be used; also for what the block itself meets there.
         """
-        await self._take(size_bytes)
-        try:
+        async with self._room.held(of, size_bytes):
             slot = Slot(self.directory / f"{_PREFIX}{next(self._numbers)}.parquet")
             try:
                 yield slot
@@ -119,37 +124,3 @@ class Spool:
             finally:
                 with suppress(OSError):
                     slot.clear()
-        finally:
-            self._give_back(size_bytes)
-
-    def _fits(self, size_bytes: int) -> bool:
-        return self.used_bytes == 0 or self.used_bytes + size_bytes <= self.max_bytes
-
-    async def _take(self, size_bytes: int) -> None:
-        if not self._waiting and self._fits(size_bytes):
-            self.used_bytes += size_bytes
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size_bytes, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                self._wake()  # it may have been the one that everybody waited behind
-            else:
-                self._give_back(size_bytes)
-            raise
-
-    def _give_back(self, size_bytes: int) -> None:
-        self.used_bytes -= size_bytes
-        self._wake()
-
-    def _wake(self) -> None:
-        while self._waiting:
-            size_bytes, turn = self._waiting[0]
-            if not turn.done() and not self._fits(size_bytes):
-                return
-            self._waiting.popleft()
-            if not turn.done():  # else it was cancelled, and its task has not run since
-                self.used_bytes += size_bytes
-                turn.set_result(None)

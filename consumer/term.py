@@ -40,6 +40,7 @@ from consumer.pending import pending_keys
 from consumer.servers import Servers
 from consumer.service import Services, make_services
 from consumer.settings import Settings
+from consumer.shares import Shares
 from consumer.spool import Spool
 from consumer.suspects import Suspects
 from consumer.sweeping import Sweeping, make_sweep
@@ -193,7 +194,7 @@ class Term:
                 spool=spool,
                 limits=settings.file_limits,
                 writer=writer,
-                reads=asyncio.Semaphore(settings.worker_reads),
+                reads=Shares(settings.worker_reads),
                 suspects=suspects,
                 growing=Growing(
                     streams=definitions.streams,

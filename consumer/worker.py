@@ -1,4 +1,7 @@
-"""The worker pool: claims keys, keeps the claims alive, walks the keys, and carries out their verdicts."""
+"""The worker pool: keeps the claims of keys alive, walks the keys, and carries out their verdicts.
+
+Which keys are claimed, and when, is the puller's (`consumer.puller`).
+"""
 
 import asyncio
 import hashlib
@@ -10,29 +13,24 @@ import structlog
 from consumer.breaker import Blocked, Breaker
 from consumer.broker import Broker, Delivery
 from consumer.claims import Attempts, Claim, KeyLocks
-from consumer.errors import BadKeyEvent, Misconfigured, Unavailable
+from consumer.errors import BadKeyEvent, Misconfigured
 from consumer.events import Identity, KeyEvent
 from consumer.key import KeyWalk
 from consumer.logs import frames
 from consumer.metrics import Metrics
 from consumer.pauses import Pauses
+from consumer.places import Places
+from consumer.puller import Puller
 from consumer.settle import Message, NoteReplay, NoteTrouble, Settler
 from consumer.subjects import Lane, Queued, parse_key_subject
 from consumer.tasks import end, run_together
-from consumer.verdict import Ending, Policy
+from consumer.verdict import Ending, Later, Policy
 from consumer.walked import Trace, Walked
 from feeders import fault
 from feeders.errors import LakeFenced
 from feeders.streams import StreamId
 
 log = structlog.get_logger()
-
-FETCH_MOST = 64
-FETCH_WAIT_S = 5.0
-LOOK_AGAIN_S = 0.5
-GIVEN_BACK_S = 1.0
-REPAIR_EVERY = 10
-"""After this many failures in a row the js_streams are set up again: the server's storage may be a new one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +75,7 @@ class WorkerPool:
         self._metrics = metrics
         self._pauses = pauses
         self._term_lasts = term_lasts
-        self._slots = asyncio.Semaphore(config.slots)
-        self._replay_slots = asyncio.Semaphore(config.replay_slots)
         self._locks = KeyLocks()
-        self._note_trouble = note_trouble
-        self._repair = repair
         self._attempts = Attempts()
         self.breaker = Breaker(
             keys=config.breaker_keys, probe_s=config.breaker_probe_s, changed=self._stream_changed
@@ -99,14 +93,22 @@ class WorkerPool:
             note_trouble=note_trouble,
             replayed=replayed,
         )
+        self._puller = Puller(
+            [stream.id for stream in walk.streams],
+            broker=broker,
+            places=Places(slots=config.slots, replay_slots=config.replay_slots),
+            pauses=pauses,
+            breaker=self.breaker,
+            start=self._start,
+            note_trouble=note_trouble,
+            repair=repair,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Pulls until cancelled. Raises what no key can be blamed for (LakeFenced)."""
-        streams: list[StreamId] = [stream.id for stream in self._walk.streams]
-        pulls = [self._pull(of) for of in (*streams, None, *Lane)]
-        await run_together([*pulls, self._walk.suspects.run(), self._watch()])
+        await run_together([self._puller.run(), self._walk.suspects.run(), self._watch()])
 
     async def _watch(self) -> None:
         await asyncio.shield(self.crashed)
@@ -119,112 +121,16 @@ class WorkerPool:
         await end(left)
         return len(left)
 
-    async def _pull(self, of: Queued) -> None:
-        """Claims a stream's keys. While it has none it holds one slot; else idle streams would starve the others."""
-        failures = 0
-        while True:
-            try:
-                if isinstance(of, StreamId) and self._pauses.is_paused(of):
-                    await self._pauses.until_resumed(of)
-                elif isinstance(of, StreamId) and self.breaker.is_blocked(of):
-                    await self._probe(of)
-                else:
-                    await self._pull_once(of)
-                if failures:
-                    self._note_trouble("nats", None)
-                failures = 0
-            except Unavailable as error:
-                failures += 1
-                await self._wait_for_queue(of, failures, error)
-
-    async def _pull_once(self, of: Queued) -> None:
-        stream = of if isinstance(of, StreamId) else None
-        await self._slots_of(of).acquire()
-        found = await self._claim(of, 1, self._idle_wait_s)
-        while found and self._flows(stream) and (more := await self._take_free_slots(of)):
-            found = await self._claim(of, more, 0)
-
-    def _flows(self, stream: StreamId | None) -> bool:
-        """Says whether a stream's keys may be claimed as they come."""
-        return not self.breaker.is_blocked(stream) and not self._pauses.is_paused(stream)
-
-    def _slots_of(self, of: Queued) -> asyncio.Semaphore:
-        return self._replay_slots if of is Lane.REPLAYS else self._slots
-
-    async def _probe(self, stream: StreamId) -> None:
-        """Waits until a probe of a blocked stream is due, and works on one key; the others that come go back."""
-        if wait_s := min(self.breaker.probe_in_s(stream), LOOK_AGAIN_S):
-            await asyncio.sleep(wait_s)
-            return
-        await self._slots.acquire()
-        found: list[Delivery] = []
-        try:
-            found = await self._fetch_untried(stream)
-        finally:
-            if not found:
-                self._slots.release()
-        if found:
-            chosen = self.breaker.choose_probe(stream, [identity_of(each) for each in found])
-            probe = self._start(found.pop(chosen), stream, is_probe=True)
-            for other in found:
-                await other.later(GIVEN_BACK_S)
-            await asyncio.wait({probe})
-
-    async def _fetch_untried(self, stream: StreamId) -> list[Delivery]:
-        """Claims keys until there is one that has not failed since the stream is blocked, or no more come."""
-        found = await self._broker.fetch(stream, FETCH_MOST, self._idle_wait_s)
-        more = found
-        while more and not self.breaker.has_untried(stream, [identity_of(each) for each in more]):
-            more = await self._broker.fetch(stream, FETCH_MOST, 0)
-            found += more
-        return found
-
-    async def _wait_for_queue(self, of: Queued, failures: int, error: Unavailable) -> None:
-        self._note_trouble("nats", str(error))
-        if failures % REPAIR_EVERY == 1:
-            log.warning("queue unavailable", stream=str(of), failures=failures, error=str(error))
-        if failures % REPAIR_EVERY == 0:
-            try:
-                await self._repair()
-            except Unavailable as again:
-                log.warning("queue not repaired", error=str(again))
-        await asyncio.sleep(min(10.0, 0.5 * 2.0 ** min(failures, 5)))
-
-    @property
-    def _idle_wait_s(self) -> float:
-        """How long an idle stream may hold its slot: not long where there are fewer slots than streams."""
-        return FETCH_WAIT_S if self._config.slots > len(self._walk.streams) else FETCH_WAIT_S / 20
-
-    async def _take_free_slots(self, of: Queued) -> int:
-        slots, taken = self._slots_of(of), 0
-        while taken < FETCH_MOST and not slots.locked():
-            await slots.acquire()
-            taken += 1
-        return taken
-
-    async def _claim(self, of: Queued, slots: int, wait_s: float) -> int:
-        """Starts work on up to `slots` keys, in slots that are taken already; gives back the others."""
-        deliveries: list[Delivery] = []
-        try:
-            deliveries = await self._broker.fetch(of, slots, wait_s)
-        finally:
-            for _ in range(slots - len(deliveries)):
-                self._slots_of(of).release()
-        for delivery in deliveries:
-            self._start(delivery, of)
-        return len(deliveries)
-
-    def _start(self, delivery: Delivery, of: Queued, *, is_probe: bool = False) -> asyncio.Task[None]:
+    def _start(self, delivery: Delivery, of: Queued, is_probe: bool) -> asyncio.Task[None]:
         task = asyncio.create_task(self._work(delivery, of, is_probe=is_probe))
         self._tasks.add(task)
         self._show_in_work()
-        slots = self._slots_of(of)
-        task.add_done_callback(lambda task: self._worked(task, slots))
+        task.add_done_callback(lambda task: self._worked(task, of))
         return task
 
-    def _worked(self, task: asyncio.Task[None], slots: asyncio.Semaphore) -> None:
+    def _worked(self, task: asyncio.Task[None], of: Queued) -> None:
         self._tasks.discard(task)
-        slots.release()
+        self._puller.worked(of)
         self._show_in_work()
         if task.cancelled():
             return
@@ -248,7 +154,7 @@ class WorkerPool:
             detail = {"error": str(error), "subject": delivery.subject}
             walked = Walked(ending=Ending.UNDECODABLE, reason="undecodable", detail=detail)
             async with claim.renewed():
-                await self._settler.settle(message, walked, trace)
+                await self._settle(message, walked, trace, of)
             return
         message = Message(
             delivery=delivery, stream=said if of is Lane.REPLAYS else stream, identity=identity, event=event
@@ -256,14 +162,19 @@ class WorkerPool:
         why_not = self._why_not_now(message, event.key, is_probe=is_probe)
         if why_not is not None:
             walked = Walked(ending=Ending.HELD_BACK, reason=why_not)
-            await self._settler.settle(message, walked, trace)
+            await self._settle(message, walked, trace, of)
             return
         async with claim.renewed(), self._locks.held(event.key):
             if self._pauses.is_paused(message.blockable):  # while it waited for the version before
                 walked = Walked(ending=Ending.HELD_BACK, reason="paused")
             else:
                 walked = await self._guarded(event, identity, claim, trace)
-            await self._settler.settle(message, walked, trace)
+            await self._settle(message, walked, trace, of)
+
+    async def _settle(self, message: Message, walked: Walked, trace: Trace, of: Queued) -> None:
+        verdict = await self._settler.settle(message, walked, trace)
+        if isinstance(verdict, Later):
+            self._puller.later(of, verdict.delay_s)
 
     def _why_not_now(self, message: Message, key: str, *, is_probe: bool) -> str | None:
         """Says why a key has to go back untried, or None."""
@@ -309,8 +220,3 @@ class WorkerPool:
 
     def _show_blocked(self, stream: StreamId, *, is_blocked: bool) -> None:
         self._metrics.stream_blocked.labels(source=stream.source, stream=stream.stream).set(is_blocked)
-
-
-def identity_of(delivery: Delivery) -> Identity:
-    """The identity that stands at the end of a message's subject."""
-    return Identity(delivery.subject.rpartition(".")[2])

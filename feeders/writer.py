@@ -1,7 +1,8 @@
 """The one thread that writes the lake: group commit, halving, and the transforms after a commit.
 
-Work is taken in the order in which it was submitted, as much as is ready and fits the limits; the writer never
-waits for more. A batch whose statements fail is halved until the bad item is alone, so the good ones commit.
+Work is taken of one stream after the other, and of each in the order in which it was submitted, as much as is ready
+and fits the limits: of many large files of one stream a file of another waits for one batch. The writer never waits
+for more. A batch whose statements fail is halved until the bad item is alone, so the good ones commit.
 """
 
 import math
@@ -11,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -29,6 +31,7 @@ from feeders.lake import (
 )
 from feeders.landings import Landing
 from feeders.ledger import LedgerClock
+from feeders.line import Line
 from feeders.streams import StreamId
 from feeders.work import Applied, ClaimCheck, ClaimLost, Load, Outcome, Result, Work
 
@@ -112,6 +115,7 @@ class Writer:
         """How many keys are on their way here, or wait for their result; set from any thread."""
         self._queue: queue.SimpleQueue[Pending | _Call | None] = queue.SimpleQueue()
         self._held: deque[Pending | _Call] = deque()
+        self._line: Line[object, Pending | _Call] = Line()
         self._lake = lake
         self._clock = LedgerClock()
         self._open_failures: set[tuple[str, str]] = set()
@@ -190,8 +194,11 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while not self._closing or self._held:
-                self._step()
+            try:
+                while not self._closing or self._held or self._line:
+                    self._step()
+            finally:
+                self._held.extend(self._line.drain())  # any thread may refuse it from the end on
         except BaseException as error:  # noqa: BLE001 - whatever ends the term must reach every waiting future
             self.ended.set_exception(error)
         else:
@@ -220,7 +227,7 @@ class Writer:
 
     @property
     def _is_idle(self) -> bool:
-        return self._queue.empty() and not self._held
+        return self._queue.empty() and not self._held and not self._line
 
     def _wait_s(self) -> float | None:
         return least(duty.due_in(idle=self._is_idle) for duty in self._duties)
@@ -244,13 +251,21 @@ class Writer:
     def _next(self, timeout_s: float | None) -> Pending | _Call | None:
         if self._held:
             return self._held.popleft()
-        try:
-            item = self._queue.get(timeout=timeout_s) if timeout_s != 0 else self._queue.get_nowait()
-        except queue.Empty:
-            return None
-        if item is None:
-            self._closing = True
-        return item
+        self._line_up(0)
+        if not self._line and timeout_s != 0 and not self._closing:
+            self._line_up(timeout_s)
+        return self._line.take()
+
+    def _line_up(self, timeout_s: float | None) -> None:
+        """Puts what was submitted meanwhile into the line, or the first that comes within a time, None for any."""
+        with suppress(queue.Empty):
+            while not self._closing:
+                item = self._queue.get(timeout=timeout_s) if timeout_s != 0 else self._queue.get_nowait()
+                timeout_s = 0
+                if item is None:
+                    self._closing = True
+                else:
+                    self._line.put(_whose(item), item)
 
     def _take(self, first: Pending) -> list[Pending]:
         batch, keys = [first], {_key(first.work)}
@@ -463,6 +478,16 @@ def _is_claimed(item: Pending) -> bool:
         return True
     item.future.set_exception(ClaimLost("the claim ended while the key waited for the writer"))
     return False
+
+
+def _whose(item: Pending | _Call) -> object:
+    """In whose turn an item is taken: its stream's, that of replays, or that of who asks something of the lake."""
+    if isinstance(item, _Call):
+        return _Call
+    work = item.work
+    if isinstance(work, Failure):
+        return work.stream
+    return Load if isinstance(work, Load) and work.replay else work.stream.id
 
 
 def _key(work: Work) -> object:

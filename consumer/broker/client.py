@@ -11,7 +11,7 @@ from nats.js import JetStreamContext
 from nats.js import errors as js_errors
 from nats.js.kv import KeyValue
 
-from consumer.broker import micro, setup
+from consumer.broker import hints, micro, setup
 from consumer.broker.config import (
     BrokerConfig,
     Bucket,
@@ -213,6 +213,46 @@ class Broker:
             info = await self._js.consumer_info(keys_stream(self.config).name, subscription_name(of))
         return info.num_pending or 0, info.num_ack_pending or 0
 
+    async def backlog(self, ofs: Iterable[Queued]) -> dict[Queued, tuple[int, int]]:
+        """Return how many key events of each wait, and how many are claimed: one request for 256 of them.
+
+        What has no subscription any more is left out.
+
+        Raises:
+            Unavailable: no answer, or there is no queue.
+        """
+        async with self._request("count key events"):
+            found = await setup.backlog(self._js, self.config)
+        names = ((of, subscription_name(of)) for of in ofs)
+        return {of: found[name] for of, name in names if name in found}
+
+    async def listen(
+        self, ofs: Iterable[Queued], *, heard: hints.Heard, listening: Callable[[], None]
+    ) -> None:
+        """Tell of each key event that the server has just stored, until cancelled; some may be missed.
+
+        Args:
+            ofs: whose.
+            heard: told whose it is, and its position in the js_stream.
+            listening: told each time that what is stored from now on is heard, and nothing before it may be.
+
+        Raises:
+            Unavailable: the server does not answer; try again.
+            BrokerMisconfigured: we may not.
+        """
+        ofs = tuple(ofs)
+        while True:
+            async with self._request("listen for key events"):
+                closed = self._connection.closed
+                subscription = await hints.listen(self._client, self.config.namespace, ofs, heard)
+                self._connection.require_heard("listen for key events", subscription.subject)
+            listening()
+            try:
+                await closed.wait()
+            finally:
+                with contextlib.suppress(nats.errors.Error, OSError):
+                    await subscription.unsubscribe()
+
     async def oldest(self, of: Queued) -> datetime | None:
         """Return since when the key event waits, or is in work, that was put into the queue first; None if none is."""
         subjects = stream_filter(self.config.namespace, of)
@@ -364,6 +404,7 @@ class Broker:
             num_delivered=about.num_delivered,
             sequence=about.sequence.stream,
             published_at=about.timestamp,
+            num_pending=about.num_pending,
             _settles=settles,
             _reply=message.reply,
             headers=message.headers,

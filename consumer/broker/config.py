@@ -52,7 +52,10 @@ class BrokerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JsStream:
-    """A js_stream as it has to be; `max_bytes` and `max_age_s` follow the settings, the rest is fixed."""
+    """A js_stream as it has to be; `max_bytes` and `max_age_s` follow the settings, the rest is fixed.
+
+    `hints` is where the server says what it has stored, without it; one that lacks that gets it.
+    """
 
     name: str
     subjects: tuple[str, ...]
@@ -62,6 +65,7 @@ class JsStream:
     max_msgs_per_subject: int = -1
     max_bytes: int
     max_age_s: float | None = None
+    hints: str | None = None
 
 
 def keys_stream(config: BrokerConfig) -> JsStream:
@@ -74,6 +78,7 @@ def keys_stream(config: BrokerConfig) -> JsStream:
         discard_new_per_subject=True,
         max_msgs_per_subject=1,
         max_bytes=config.keys_max_bytes,
+        hints=f"{config.namespace}.hints.>",
     )
 
 

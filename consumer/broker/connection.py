@@ -109,6 +109,11 @@ class Connection:
         except (nats.errors.Error, OSError, TimeoutError) as error:
             self._raise_classified(what, error)
 
+    def require_heard(self, what: str, subject: str) -> None:
+        """Raise BrokerMisconfigured if the server has refused a subscription, of which nothing else tells."""
+        if subject.lower() in self._denied.lower():
+            self._raise_classified(what, nats.errors.AuthorizationError())
+
     def _raise_classified(self, what: str, error: Exception) -> NoReturn:
         denied, self._denied = self._denied, ""
         if denied:

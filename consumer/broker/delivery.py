@@ -24,6 +24,7 @@ class Delivery:
         num_delivered: 1 at first. An outage raises it as a broken file does, so it decides nothing.
         sequence: the position in the js_stream, the same at every delivery.
         published_at: when the server stored it.
+        num_pending: so many of its subscription had not been claimed by anyone when this one was.
         headers: of the message; none if it has none.
     """
 
@@ -32,6 +33,7 @@ class Delivery:
     num_delivered: int
     sequence: int
     published_at: datetime
+    num_pending: int
     _settles: "Settles" = field(repr=False)
     _reply: str = field(repr=False)
     headers: Mapping[str, str] | None = None

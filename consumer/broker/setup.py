@@ -55,7 +55,15 @@ async def subscribe(
         await js.add_consumer(name, _subscription(config, durable, stream_filter(config.namespace, of)))
     events = events_stream(config)
     await js.add_consumer(events.name, _subscription(config, EVENTS, *events.subjects))
-    return tuple(sorted([found async for found in _subscriptions(js, name) if found not in wanted]))
+    return tuple(sorted([found.name async for found in _subscriptions(js, name) if found.name not in wanted]))
+
+
+async def backlog(js: JetStreamContext, config: BrokerConfig) -> dict[str, tuple[int, int]]:
+    """Return how many key events wait and how many are claimed, by the name of their subscription."""
+    return {
+        info.name: (info.num_pending or 0, info.num_ack_pending or 0)
+        async for info in _subscriptions(js, keys_stream(config).name)
+    }
 
 
 def _subscription(config: BrokerConfig, durable: str, subjects: str) -> api.ConsumerConfig:
@@ -69,12 +77,12 @@ def _subscription(config: BrokerConfig, durable: str, subjects: str) -> api.Cons
     )
 
 
-async def _subscriptions(js: JetStreamContext, js_stream: str) -> AsyncIterator[str]:
+async def _subscriptions(js: JetStreamContext, js_stream: str) -> AsyncIterator[api.ConsumerInfo]:
     offset = 0
     while True:
         page = await js.consumers_info(js_stream, offset=offset)
         for info in page:
-            yield info.name
+            yield info
         offset += len(page)
         if len(page) < _CONSUMERS_A_PAGE:
             return
@@ -94,8 +102,12 @@ async def _ensure_js_stream(js: JetStreamContext, config: BrokerConfig, spec: Js
             return True
         found = (await js.stream_info(spec.name)).config  # another instance was faster
     _compare(spec, found)
-    if (found.max_bytes, found.max_age or None) != (spec.max_bytes, spec.max_age_s):
-        await js.update_stream(replace(found, max_bytes=spec.max_bytes, max_age=spec.max_age_s or 0))
+    wanted = (spec.max_bytes, spec.max_age_s, _republish(spec))
+    if (found.max_bytes, found.max_age or None, found.republish) != wanted:
+        changed = replace(
+            found, max_bytes=spec.max_bytes, max_age=spec.max_age_s or 0, republish=_republish(spec)
+        )
+        await js.update_stream(changed)
     return False
 
 
@@ -126,7 +138,12 @@ def _as_config(spec: JsStream, *, replicas: int) -> api.StreamConfig:
         max_bytes=spec.max_bytes,
         max_age=spec.max_age_s,
         num_replicas=replicas,
+        republish=_republish(spec),
     )
+
+
+def _republish(spec: JsStream) -> api.RePublish | None:
+    return api.RePublish(src=spec.subjects[0], dest=spec.hints, headers_only=True) if spec.hints else None
 
 
 def _compare(spec: JsStream, found: api.StreamConfig) -> None:

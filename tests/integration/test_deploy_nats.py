@@ -216,6 +216,9 @@ def test_the_service_works_with_its_user_and_the_js_streams_that_are_there(serve
         with service.expecting(replayed=1):
             answer, _ = request(operator, asked)
         assert answer["queued"] == 1, answer
+        for service_name in ("pause", "status"):  # the operator may ask, and the service hears it
+            answer, headers = request(operator, {}, service=service_name)
+            assert "Nats-Service-Error-Code" not in headers, answer
         letters = command_json(lake, "dead", "ls")
         assert [each["key"] for each in letters] == [order_key("broken")]
     assert js_stream_configs(server) == before, "the service found what it needs, and changed nothing"
@@ -252,6 +255,11 @@ def test_each_user_may_publish_its_own_only(server: str, user: str, subject: str
 )
 def test_each_user_may_hear_its_own_only(server: str, user: str, subject: str) -> None:
     assert refusals(server, user, subscribe=subject)
+
+
+def test_the_service_hears_hints_of_keys_without_the_keys(server: str) -> None:
+    assert refusals(server, "lotus-lake", subscribe="lake.hints.>") == []
+    assert refusals(server, "operator", subscribe="lake.hints.>")
 
 
 def test_a_stranger_is_refused(server: str) -> None:

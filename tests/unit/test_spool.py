@@ -1,4 +1,4 @@
-"""The spool: room for objects within a bound, first come, first served, nothing left behind."""
+"""The spool: room for objects within a bound, in turn, nothing left behind."""
 
 import asyncio
 import errno
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from contextlib import AsyncExitStack
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,22 @@ import pytest
 from consumer.errors import Misconfigured, NeedsMending
 from consumer.spool import Slot, Spool
 from feeders.schema import normalized_name
+from feeders.streams import StreamId
 
 
 class Holder:
-    """A task that holds room in the spool until it is told to let go."""
+    """A task that holds room in the spool until it is told to let go; each for a stream of its own."""
+
+    streams = count()
 
     def __init__(self, spool: Spool, size_bytes: int) -> None:
+        self._of = StreamId(source="many", stream=str(next(self.streams)))
         self.slot: Slot | None = None
         self._let_go = asyncio.Event()
         self.task = asyncio.create_task(self._hold(spool, size_bytes))
 
     async def _hold(self, spool: Spool, size_bytes: int) -> None:
-        async with spool.reserve(size_bytes) as self.slot:
+        async with spool.reserve(size_bytes, of=self._of) as self.slot:
             await self._let_go.wait()
         self.slot = None
 

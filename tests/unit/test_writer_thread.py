@@ -1,6 +1,7 @@
 """The writer's thread between its transactions: who hears of what. Its transactions are made up."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -61,6 +62,29 @@ def test_a_claim_that_ends_while_other_halves_of_its_batch_commit_is_not_committ
     with pytest.raises(ClaimLost):
         second.result(10)
     assert writer.close(10)
+
+
+class Recorded(Writer):
+    """Notes the keys of each batch."""
+
+    batches: list[list[str]]
+
+    def _transact(self, works: list[Work]) -> tuple[Applied, ...]:
+        self.batches.append([work.key for work in works if isinstance(work, Removal)])
+        return tuple(Applied(outcome=Outcome.DUPLICATE) for _ in works)
+
+
+def test_a_stream_with_much_work_delays_a_key_of_another_by_one_batch() -> None:
+    writer = Recorded(open_lake, epoch=Epoch(1), limits=BatchLimits(files=3, linger_s=0))
+    writer.batches = []
+    other = replace(STREAM, id=StreamId(source="shop", stream="customers"))
+    works = [removal(f"{number}") for number in range(9)]
+    futures = [writer.submit(work) for work in (*works, replace(works[0], stream=other, key="new"))]
+    writer.start()
+    for future in futures:
+        future.result(10)
+    assert writer.close(10)
+    assert writer.batches == [["0", "new", "1"], ["2", "3", "4"], ["5", "6", "7"], ["8"]]
 
 
 class Fenced:
