@@ -29,6 +29,7 @@ from tests.helpers import examples
 from tests.lakes import definitions, open_lake, start_term
 
 REFUNDS = StreamId(source="shopify", stream="order_refunds")
+CUSTOMERS = StreamId(source="shopify", stream="customers")
 REFUNDS_TABLE = "staging.stg_shopify__order_refunds"
 KEYS = 12
 TIMES = (None, None, None, datetime(2026, 7, 1, tzinfo=UTC), datetime(2026, 7, 2, tzinfo=UTC))
@@ -68,11 +69,16 @@ def test_what_is_below_a_model_that_is_to_be_rebuilt_is_made_after_it(lake: Lake
     follower = Follower(lake, definitions().models)
     lake.query(f"INSERT INTO {TABLE} (_airbyte_raw_id, id, total_line_items_price) VALUES ('a', 1, '5.00')")
     follower.follow(ORDERS)
-    lake.query("DELETE FROM main.int_shopify__orders")
-    lake.query("UPDATE meta.transform_cursors SET snapshot_id = NULL WHERE model = 'int_shopify__orders'")
-    lake.query(f"INSERT INTO {REFUNDS_TABLE} (_airbyte_raw_id, id, order_id) VALUES ('r', 1, 1)")
-    follower.follow(REFUNDS)
-    assert lake.query("SELECT order_id FROM main.fct_sales") == [(1,)]
+    for commit, stream in {
+        f"INSERT INTO {REFUNDS_TABLE} (_airbyte_raw_id, id, order_id) VALUES ('r', 1, 1)": REFUNDS,
+        "INSERT INTO staging.stg_shopify__customers (_airbyte_raw_id, id) VALUES ('c', 1)": CUSTOMERS,
+    }.items():
+        for model in ("int_shopify__orders", "fct_sales"):
+            lake.query(f"DELETE FROM main.{model}")
+        lake.query("UPDATE meta.transform_cursors SET snapshot_id = NULL WHERE model = 'int_shopify__orders'")
+        lake.query(commit)
+        follower.follow(stream)
+        assert lake.query("SELECT order_id FROM main.fct_sales") == [(1,)]
 
 
 def test_a_model_below_reads_what_was_stored_of_a_type_that_is_stored_otherwise(
