@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from feeders.feed import feed_sql, read_deletions
 from feeders.lake import StatementFailed, Transaction
 from feeders.model_cursors import ModelCursor
 from feeders.models import Input, Model
@@ -91,6 +92,7 @@ class GraphRun:
     most_share: float
     small: str = ""
     remade: set[str] = field(default_factory=set[str])
+    _deletions: dict[str, int] | None = None
     _flows: dict[str, str] = field(default_factory=dict[str, str])
     _made: dict[str, _Made] = field(default_factory=dict[str, _Made])
     _rebuilt: set[str] = field(default_factory=set[str])
@@ -199,10 +201,9 @@ class GraphRun:
             made = self.cursors.get(above.name)
             is_behind = made is not None and since < made.made_in
         if is_behind and since < self.snapshot:
-            schema, _, table = each.table.partition(".")
-            sources.append(
-                f"ducklake_table_changes('lakehouse', '{schema}', '{table}', {since}, {self.snapshot})"
-            )
+            if self._deletions is None:
+                self._deletions = read_deletions(self.transaction)
+            sources.append(feed_sql(each.table, since, self.snapshot, deletions=self._deletions))
         return sources
 
     def _compute(self, model: Model) -> str:
@@ -237,7 +238,7 @@ class GraphRun:
         mapped = quote_identifier(each.column or "")
         only_came = f"IN (SELECT key FROM temp.{affected} WHERE NOT went)"
         rows = (
-            f"SELECT * EXCLUDE (snapshot_id, rowid, change_type) FROM {feed}"
+            f"SELECT * EXCLUDE (change_type) FROM {feed}"
             f" WHERE change_type = 'insert' AND {mapped} {only_came}"
         )
         self._make("came", f"SELECT * FROM ({model.reading({each.table: rows})}\n) WHERE {key} {only_came}")
