@@ -13,7 +13,8 @@ share of the slots; it keeps nobody else waiting. So the number of streams costs
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
 import structlog
@@ -42,6 +43,8 @@ GIVEN_BACK_S = 1.0
 LISTEN_AGAIN_S = 1.0
 REPAIR_EVERY = 10
 """After this many failures in a row the js_streams are set up again: the server's storage may be a new one."""
+MADE_ANEW_EVERY_S = 5.0
+"""Subscriptions that are gone are made anew at once, and if they are gone again, no more often than this."""
 
 Start = Callable[[Delivery, Queued, bool], "asyncio.Task[None]"]
 """Starts the work on a claimed key, in a slot that is taken; told whose it is, and whether it is a probe."""
@@ -83,6 +86,7 @@ class Puller:
         self._look_now = asyncio.Event()
         self._trouble: Unavailable | None = None
         self._error: BaseException | None = None
+        self._made_anew_at = -math.inf
         self._probe_in_s = math.inf
         pauses.listen(self._changed.set)
 
@@ -127,13 +131,13 @@ class Puller:
                 failures += 1
                 await self._wait_for_queue(failures, error)
             else:
-                if failures:
+                if failures and self._trouble is None:
                     self._note_trouble("nats", None)
-                failures = 0
+                    failures = 0
 
     async def _look_once(self) -> None:
         """Looks what waits, and then until the next look is due whether it could be claimed."""
-        self._trouble = None
+        trouble, self._trouble = self._trouble, None
         self._look_now.clear()
         backlog = await self._broker.backlog(self._all)
         for of, (waiting, claimed) in backlog.items():
@@ -141,13 +145,21 @@ class Puller:
             if count := waiting + claimed:
                 self._turns.seen(of, count)
         self._changed.set()
-        if gone := [subscription_name(of) for of in self._all if of not in backlog]:
-            raise Unavailable("nats", f"{len(gone)} subscriptions are gone, {gone[0]} is one")
+        gone = [subscription_name(of) for of in self._all if of not in backlog]
+        if gone and time.monotonic() - self._made_anew_at >= MADE_ANEW_EVERY_S:
+            await self._make_anew(gone)
+        elif trouble is not None:
+            raise trouble
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_EVERY_S):
                 await self._look_now.wait()
-        if self._trouble is not None:
-            raise self._trouble
+
+    async def _make_anew(self, gone: Sequence[str]) -> None:
+        """Makes subscriptions that somebody has removed; the next look, which is due at once, sees what they have."""
+        log.warning("subscriptions are gone", count=len(gone), first=gone[0])
+        self._made_anew_at = time.monotonic()
+        await self._repair()
+        self._look_now.set()
 
     async def _wait_for_queue(self, failures: int, error: Unavailable) -> None:
         self._note_trouble("nats", str(error))

@@ -1,7 +1,7 @@
 """A worker pool on a real queue, of which only the walks are not real: what is looked at is the order of the claims."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -147,18 +147,27 @@ class RunningPool:
     pool: WorkerPool
     walks: Walks
     pauses: Pauses
+    troubles: list[str]
 
 
 @asynccontextmanager
 async def running_pool(
-    broker: Broker, streams: Iterable[StreamId], *, slots: int = 200
+    broker: Broker,
+    streams: Iterable[StreamId],
+    *,
+    slots: int = 200,
+    repair: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncGenerator[RunningPool]:
     """Runs a worker pool for a `with` block."""
     streams = list(streams)
     walks, metrics = Walks(streams=[_Listed(id=stream) for stream in streams]), Metrics()
     pauses = Pauses(streams, metrics)
+    troubles: list[str] = []
 
-    async def repair() -> None:
+    def note_trouble(_: str, reason: str | None) -> None:
+        troubles.extend([reason] if reason else [])
+
+    async def set_up() -> None:
         await broker.ensure()
         await broker.subscribe(streams)
 
@@ -169,12 +178,12 @@ async def running_pool(
         metrics=metrics,
         pauses=pauses,
         term_lasts=lambda: True,
-        note_trouble=lambda _, __: None,
-        repair=repair,
+        note_trouble=note_trouble,
+        repair=repair or set_up,
     )
     running = asyncio.create_task(pool.run())
     try:
-        yield RunningPool(pool=pool, walks=walks, pauses=pauses)
+        yield RunningPool(pool=pool, walks=walks, pauses=pauses, troubles=troubles)
     finally:
         failed = running.done()
         await end([running])

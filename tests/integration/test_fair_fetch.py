@@ -47,13 +47,13 @@ def hear_nothing(_: puller.Puller, of: Queued, sequence: int) -> None:
     del of, sequence
 
 
-async def claims(running: RunningPool, count: int) -> None:
+async def claims(running: RunningPool, count: int, *, timeout_s: float = 30) -> None:
     """Waits until so many walks have begun."""
 
     async def begun() -> bool:
         return len(running.walks.claimed) >= count
 
-    await wait_until_async(begun, timeout_s=30, what=f"{count} claims")
+    await wait_until_async(begun, timeout_s=timeout_s, what=f"{count} claims")
 
 
 async def settled(broker: Broker, stream: StreamId, count: int) -> None:
@@ -217,11 +217,12 @@ async def test_a_key_whose_hint_was_lost_is_found_by_a_look(
         await claims(running, 1)
 
 
-async def test_a_subscription_that_was_deleted_is_made_anew_and_the_others_go_on(
-    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_heard_of", [True, False])
+async def test_a_subscription_that_was_deleted_is_made_anew_at_once_and_is_no_trouble(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, is_heard_of: bool
 ) -> None:
-    monkeypatch.setattr(puller, "REPAIR_EVERY", 2)
-    monkeypatch.setattr(puller, "LOOK_EVERY_S", 0.1)
+    if not is_heard_of:
+        monkeypatch.setattr(puller.Puller, "_heard", hear_nothing)
     gone, other = stream_ids(2)
     config = broker_config(tenant)
     async with (
@@ -234,10 +235,33 @@ async def test_a_subscription_that_was_deleted_is_made_anew_and_the_others_go_on
         await client.jetstream().delete_consumer(f"{config.namespace}_keys", subscription_name(gone))
         await publish(broker, gone, [1])
         await publish(broker, other, [2])
-        await claims(running, 2)
-        assert running.walks.claimed[1] == key_of(other, 2)
-        await claims(running, 3)
-        assert running.walks.claimed[2] == key_of(gone, 1)
+        await claims(running, 3, timeout_s=4 * puller.LOOK_EVERY_S)
+        assert sorted(running.walks.claimed[1:]) == [key_of(gone, 1), key_of(other, 2)]
+        assert running.troubles == []
+
+
+async def test_subscriptions_that_stay_gone_are_made_anew_now_and_then_and_the_looks_go_on(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(puller, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(puller.Puller, "_heard", hear_nothing)
+    gone, other = stream_ids(2)
+    repairs = 0
+
+    async def repair() -> None:
+        nonlocal repairs
+        repairs += 1
+
+    config = broker_config(tenant)
+    async with (
+        queue(config, [other]) as broker,
+        running_pool(broker, [gone, other], repair=repair) as running,
+    ):
+        for number in range(20):  # each is found by a look of its own
+            await publish(broker, other, [number])
+            await claims(running, number + 1)
+        assert repairs == 1
+        assert running.troubles == []
 
 
 async def test_keys_are_claimed_after_the_server_was_killed(stack: Stack, tenant: Tenant) -> None:
