@@ -157,7 +157,7 @@ class Broker:
             if not self._client.is_connected:
                 raise nats.errors.ConnectionReconnectingError
             pull = await self._pull(keys_stream(self.config).name, subscription_name(of))
-            messages = await pull.fetch(min(batch, self.config.max_ack_pending), timeout_s)
+            messages = await pull.fetch(batch, timeout_s)
         return [self._delivery(message, self) for message in messages]
 
     async def fetch_notifications(self, batch: int, timeout_s: float) -> list[Delivery]:
@@ -166,7 +166,7 @@ class Broker:
             if not self._client.is_connected:
                 raise nats.errors.ConnectionReconnectingError
             pull = await self._pull(events_stream(self.config).name, setup.EVENTS)
-            messages = await pull.fetch(min(batch, self.config.max_ack_pending), timeout_s)
+            messages = await pull.fetch(batch, timeout_s)
         return [self._delivery(message, _AnyQueue(self)) for message in messages]
 
     async def replays(self) -> set[Identity]:

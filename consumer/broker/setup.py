@@ -26,6 +26,7 @@ EVENTS = "events"
 """The subscription to raw notifications."""
 _CONSUMERS_A_PAGE = 256
 _NAME_IN_USE = 10058
+_NO_LIMIT = -1
 
 
 async def ensure(js: JetStreamContext, config: BrokerConfig) -> bool:
@@ -72,8 +73,10 @@ def _subscription(config: BrokerConfig, durable: str, subjects: str) -> api.Cons
         filter_subject=subjects,
         ack_policy=api.AckPolicy.EXPLICIT,
         ack_wait=config.ack_wait_s,
-        max_deliver=-1,  # attempts are ours (design D10)
-        max_ack_pending=config.max_ack_pending,
+        max_deliver=_NO_LIMIT,  # attempts are ours (design D10)
+        # The slots are the bound. At one of the server's a request stays open, and claims keys when nobody asks any
+        # more; keys that were given back for a while count as claimed.
+        max_ack_pending=_NO_LIMIT,
     )
 
 

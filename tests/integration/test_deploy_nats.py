@@ -21,6 +21,7 @@ from consumer.embedded.identity import Tenant
 from consumer.embedded.nats import STOP_BY
 from consumer.embedded.process import Launcher, Program, Server, ServerSpec, program
 from consumer.ingress.filer_pb2 import Entry, EventNotification
+from feeders.streams import StreamId
 from tests.asking import command_json, request
 from tests.helpers import wait_until_async
 from tests.service import order_key, orders, running_service, settings_of, with_broker
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "nats"
 USERS = ("lotus-lake", "operator", "seaweedfs", "admin")
+ORDERS = StreamId(source="shopify", stream="orders")
+KEYS_OF_ORDERS = "keys==shopify==orders"
 NOTIFIED_ONLY = {"LOTUS_FILER_GRPC": "", "LOTUS_SWEEP_AT_START": "false"}
 NAMES = sorted(path.stem for path in (DEPLOY / "js_streams").glob("*.json"))
 
@@ -188,6 +191,27 @@ def test_the_js_streams_are_those_that_the_service_makes(server: str, lake: Tena
     delete_js_streams(server)
     make_js_streams(server)
     assert js_stream_configs(server) == of_service
+
+
+def test_the_service_takes_the_limit_off_subscriptions_that_are_there(server: str, lake: Tenant) -> None:
+    """Of open claims: earlier builds set one, and its user may change it."""
+
+    async def set_up(broker: Broker) -> None:
+        await broker.subscribe([ORDERS])
+
+    async def limit(client: Client) -> int | None:
+        found = await client.jetstream().consumer_info("lake_keys", KEYS_OF_ORDERS)
+        return found.config.max_ack_pending
+
+    async def set_limit(client: Client) -> int | None:
+        found = await client.jetstream().consumer_info("lake_keys", KEYS_OF_ORDERS)
+        await client.jetstream().add_consumer("lake_keys", found.config.evolve(max_ack_pending=1000))
+        return await limit(client)
+
+    with_broker(settings_of(lake), set_up)
+    assert as_user(server, "operator", set_limit) == 1000
+    with_broker(settings_of(lake), set_up)
+    assert as_user(server, "operator", limit) == -1
 
 
 def notify(server: str, bucket: str, key: str, etag: str) -> None:
