@@ -20,6 +20,7 @@ from consumer.worker import WorkerConfig, WorkerPool
 from feeders.streams import StreamId
 
 MIB = 1024 * 1024
+BREAKER_KEYS = 20
 
 
 def stream_ids(count: int) -> list[StreamId]:
@@ -48,6 +49,20 @@ def broker_config(tenant: Tenant) -> BrokerConfig:
     )
 
 
+def event_of(stream: StreamId, number: int) -> KeyEvent:
+    """The event of a key of a stream."""
+    return KeyEvent(
+        event="created",
+        bucket="landing",
+        key=key_of(stream, number),
+        found_by="filer_tail",
+        etag=None,
+        size=None,
+        mtime=None,
+        sent_at=datetime.now(UTC),
+    )
+
+
 @asynccontextmanager
 async def queue(config: BrokerConfig, streams: Iterable[StreamId]) -> AsyncGenerator[Broker]:
     """A connection to a queue that has these streams' subscriptions, for a `with` block."""
@@ -65,18 +80,8 @@ async def publish(broker: Broker, stream: StreamId, numbers: Iterable[int]) -> N
     limit = asyncio.Semaphore(100)
 
     async def one(number: int) -> None:
-        event = KeyEvent(
-            event="created",
-            bucket="landing",
-            key=key_of(stream, number),
-            found_by="filer_tail",
-            etag=None,
-            size=None,
-            mtime=None,
-            sent_at=datetime.now(UTC),
-        )
         async with limit:
-            assert await broker.publish_key(event, stream)
+            assert await broker.publish_key(event_of(stream, number), stream)
 
     await asyncio.gather(*(one(number) for number in numbers))
 
@@ -156,6 +161,7 @@ async def running_pool(
     streams: Iterable[StreamId],
     *,
     slots: int = 200,
+    breaker_probe_s: float = 60.0,
     repair: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncGenerator[RunningPool]:
     """Runs a worker pool for a `with` block."""
@@ -172,7 +178,12 @@ async def running_pool(
         await broker.subscribe(streams)
 
     pool = WorkerPool(
-        WorkerConfig(slots=slots, ack_wait_s=broker.config.ack_wait_s, breaker_keys=20, breaker_probe_s=60.0),
+        WorkerConfig(
+            slots=slots,
+            ack_wait_s=broker.config.ack_wait_s,
+            breaker_keys=BREAKER_KEYS,
+            breaker_probe_s=breaker_probe_s,
+        ),
         broker=broker,
         walk=cast("Any", walks),
         metrics=metrics,

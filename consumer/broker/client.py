@@ -244,10 +244,12 @@ class Broker:
         while True:
             async with self._request("listen for key events"):
                 closed = self._connection.closed
-                subscription = await hints.listen(self._client, self.config.namespace, ofs, heard)
-                self._connection.require_heard("listen for key events", subscription.subject)
-            listening()
+                subscription = await hints.subscribe(self._client, self.config.namespace, ofs, heard)
             try:
+                async with self._request("listen for key events"):
+                    await self._client.flush()
+                    self._connection.require_heard("listen for key events", subscription.subject)
+                listening()
                 await closed.wait()
             finally:
                 with contextlib.suppress(nats.errors.Error, OSError):

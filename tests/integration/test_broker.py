@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import nats
+import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.js import api
@@ -16,7 +17,8 @@ from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
 from consumer.errors import BrokerMisconfigured, Unavailable
 from consumer.events import KeyEvent
-from consumer.subjects import key_subject, parse_key_subject
+from consumer.subjects import Queued, key_subject, parse_key_subject
+from consumer.tasks import end
 from feeders.streams import StreamId
 from tests.helpers import wait_until_async
 
@@ -234,6 +236,38 @@ async def _subscribe_as_before(config: BrokerConfig, *, max_ack_pending: int) ->
         )
     finally:
         await client.close()
+
+
+async def test_hints_are_heard_once_after_asking_for_them_has_failed(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[Queued, int]] = []
+    listening = asyncio.Event()
+
+    async def listen() -> None:
+        await broker.listen([ORDERS], heard=lambda of, at: heard.append((of, at)), listening=listening.set)
+
+    async def in_vain(_: Client, timeout: int = 10) -> None:  # noqa: ASYNC109 - as nats-py's
+        raise nats.errors.TimeoutError(timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "flush", in_vain)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await listen()
+    task = asyncio.create_task(listen())
+    try:
+        await asyncio.wait_for(listening.wait(), timeout=10)
+        for number in range(2):
+            await broker.publish_key(_event(number), ORDERS)
+
+        async def both_are_heard_of() -> bool:
+            return (ORDERS, 2) in heard
+
+        await wait_until_async(both_are_heard_of, what="hints of both keys")
+        assert heard[:2] == [(ORDERS, 1), (ORDERS, 2)]
+    finally:
+        await end([task])
 
 
 async def test_set_up_is_repeatable_and_follows_the_limits(broker: Broker) -> None:

@@ -13,13 +13,16 @@ from consumer import puller
 from consumer.broker import Broker, Delivery
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
+from consumer.errors import Unavailable
 from consumer.subjects import Queued, subscription_name
+from consumer.verdict import Ending
 from feeders.pauses import Pause
 from feeders.streams import StreamId
 from tests.helpers import wait_until_async
 from tests.pool import (
     RunningPool,
     broker_config,
+    event_of,
     key_of,
     publish,
     queue,
@@ -281,6 +284,48 @@ async def test_keys_are_claimed_after_the_server_was_killed(stack: Stack, tenant
         await wait_until_async(connected, timeout_s=30, what="the connection to be back")
         await publish(broker, second, [1])
         await claims(running, 2)
+
+
+@pytest.mark.parametrize("how", ["it is refused", "it is cancelled"])
+async def test_keys_that_were_claimed_for_a_probe_go_back_when_the_claim_of_more_fails(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    [blocked] = stream_ids(1)
+    fetch = Broker.fetch
+    fetches, asked_for_more = 0, asyncio.Event()
+
+    async def once(self: Broker, of: Queued, batch: int, timeout_s: float) -> list[Delivery]:
+        nonlocal fetches
+        fetches += 1
+        if fetches == 1:
+            return await fetch(self, of, batch, timeout_s)
+        asked_for_more.set()
+        if how == "it is refused":
+            raise Unavailable("nats", "made up")
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    config = broker_config(tenant)
+    async with queue(config, [blocked]) as broker, queue(config, [blocked]) as other:
+        await publish(broker, blocked, range(30))
+        with monkeypatch.context() as patched:
+            patched.setattr(Broker, "fetch", once)
+            async with running_pool(broker, [blocked], breaker_probe_s=0) as running:
+                # All have failed, and since it is blocked: more are asked for.
+                for number in [*range(30), *range(30)]:
+                    identity = event_of(blocked, number).identity()
+                    running.pool.breaker.note(blocked, identity, Ending.POISON, reason="damaged")
+                await asyncio.wait_for(asked_for_more.wait(), timeout=30)
+            assert running.walks.claimed == []
+        found: list[Delivery] = []
+
+        async def all_came_back() -> bool:
+            found.extend(await other.fetch(blocked, 64, 0.5))
+            return len(found) == 30
+
+        # Not after ack_wait_s.
+        assert config.ack_wait_s == 30
+        await wait_until_async(all_came_back, timeout_s=10, what="the keys to come back")
 
 
 def test_idle_streams_leave_slots_to_the_one_that_has_keys(tenant: Tenant) -> None:
