@@ -145,10 +145,10 @@ class Puller:
         trouble, self._trouble = self._trouble, None
         self._look_now.clear()
         backlog = await self._broker.backlog(self._all)
-        for of, (waiting, claimed) in backlog.items():
+        for of, counts in backlog.items():
             # Nothing tells of claims that lapse, ours too, or that an earlier process gave back.
-            if count := waiting + claimed:
-                self._turns.seen(of, count)
+            if counts is not None and any(counts):
+                self._turns.seen(of, sum(counts))
         self._changed.set()
         gone = [subscription_name(of) for of in self._all if of not in backlog]
         if gone and time.monotonic() - self._made_anew_at >= MADE_ANEW_EVERY_S:

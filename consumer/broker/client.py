@@ -25,6 +25,7 @@ from consumer.broker.delivery import Delivery, Settles
 from consumer.broker.micro import Endpoint, Reply
 from consumer.broker.pull import Pull
 from consumer.broker.subject_pages import list_subjects
+from consumer.broker.subscription_pages import list_subscriptions
 from consumer.errors import NoResponder, Unavailable
 from consumer.events import Identity, KeyEvent
 from consumer.subjects import (
@@ -119,7 +120,8 @@ class Broker:
             The names of subscriptions that belong to no stream of these: nobody reads their keys.
         """
         async with self._request("set up subscriptions"):
-            return await setup.subscribe(self._js, self.config, stream_ids)
+            made = await setup.subscribe(self._js, self.config, stream_ids)
+            return tuple(sorted((await list_subscriptions(self._client, self.config)).keys() - made))
 
     async def publish_key(self, event: KeyEvent, stream_id: StreamId | None) -> bool:
         """Put a key event into the queue and wait until it is stored.
@@ -213,16 +215,16 @@ class Broker:
             info = await self._js.consumer_info(keys_stream(self.config).name, subscription_name(of))
         return info.num_pending or 0, info.num_ack_pending or 0
 
-    async def backlog(self, ofs: Iterable[Queued]) -> dict[Queued, tuple[int, int]]:
+    async def backlog(self, ofs: Iterable[Queued]) -> dict[Queued, tuple[int, int] | None]:
         """Return how many key events of each wait, and how many are claimed: one request for 256 of them.
 
-        What has no subscription any more is left out.
+        What has no subscription any more is left out; None says that nothing is known of it right now.
 
         Raises:
             Unavailable: no answer, or there is no queue.
         """
         async with self._request("count key events"):
-            found = await setup.backlog(self._js, self.config)
+            found = await list_subscriptions(self._client, self.config)
         names = ((of, subscription_name(of)) for of in ofs)
         return {of: found[name] for of, name in names if name in found}
 

@@ -1,13 +1,16 @@
 """One puller for all streams, on a real nats-server: in turn, with few questions at once, and none that is in vain."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from consumer import puller
 from consumer.broker import Broker, Delivery
@@ -218,6 +221,49 @@ async def test_a_key_whose_hint_was_lost_is_found_by_a_look(
     async with queue(broker_config(tenant), streams) as broker, running_pool(broker, streams) as running:
         await publish(broker, streams[299], [1])
         await claims(running, 1)
+
+
+async def test_subscriptions_whose_server_is_slow_to_answer_are_not_gone(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster: those are named, and their page is a short one. Here the answers are cut down."""
+    monkeypatch.setattr(puller, "LOOK_EVERY_S", 0.05)
+    streams = stream_ids(300)
+    silent = {subscription_name(of) for of in streams[::2]}
+    looks = repairs = 0
+    ask = Client.request
+
+    async def partly_answered(self: Client, subject: str, *args: Any, **options: Any) -> Msg:
+        nonlocal looks
+        message = await ask(self, subject, *args, **options)
+        if "CONSUMER.LIST" in subject:
+            page = json.loads(message.data)
+            looks += page["offset"] > 0
+            page["missing"] = [each["name"] for each in page["consumers"] if each["name"] in silent]
+            page["consumers"] = [each for each in page["consumers"] if each["name"] not in silent]
+            message.data = json.dumps(page).encode()
+        return message
+
+    async def repair() -> None:
+        nonlocal repairs
+        repairs += 1
+
+    async with queue(broker_config(tenant), streams) as broker:
+        monkeypatch.setattr(Client, "request", partly_answered)
+        assert await broker.subscribe(streams[1:]) == (subscription_name(streams[0]),)
+        backlog = await broker.backlog(streams)
+        assert backlog == {of: None if number % 2 == 0 else (0, 0) for number, of in enumerate(streams)}
+        async with running_pool(broker, streams, repair=repair) as running:
+            await publish(broker, streams[299], [1])
+            await claims(running, 1)
+            before = looks
+
+            async def looked_again() -> bool:
+                return looks > before + 2
+
+            await wait_until_async(looked_again, what="more looks")
+            assert repairs == 0
+            assert running.troubles == []
 
 
 @pytest.mark.parametrize("is_heard_of", [True, False])
