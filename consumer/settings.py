@@ -261,9 +261,7 @@ class Settings(ProjectSettings):
         le=100_000,
         description="So many keys of a model, and rows of each of its inputs, are a sample.",
     )
-    maintenance: bool = Field(
-        True, description="Merge small files and expire old snapshots in idle moments, and clean up."
-    )
+    maintenance: bool = Field(True, description="Merge small files, expire old snapshots, and clean up.")
     lake_file_bytes: int = Field(
         32 * MIB,
         ge=MIB,

@@ -51,8 +51,7 @@ class Upkeep(Duty, Protocol):
 class Tried:
     """A duty, and when it may be tried again after an error."""
 
-    def __init__(self, duty: Duty, *, follows_commits: bool) -> None:
-        self.follows_commits = follows_commits
+    def __init__(self, duty: Duty) -> None:
         self._duty = duty
         self._lost_runs = 0
         self._retry_at = 0.0

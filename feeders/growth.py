@@ -11,17 +11,13 @@ from feeders.ddl import AddColumn, Path
 from feeders.drift import MAX_PATH_CHARACTERS, Drift
 from feeders.matching import Extra, match_schema, target_of_table
 from feeders.parquet_types import FileSchema
-from feeders.streams import LOADER_COLUMNS, Column
+from feeders.streams import LOADER_COLUMNS, RESERVED_NAMES, Column
 from feeders.table_types import is_column_name, table_type
 from feeders.types import DuckType, List, Map, Scalar, Struct, fold, format_type
 
 MAX_AT_ONCE = 500
 """Columns and fields in one transaction: 500 take about two seconds, and each one more than the one before."""
 
-_RESERVED_NAMES = frozenset(
-    {"rowid", "snapshot_id", "change_type", "filename", "file_index", "file_row_number"}
-)
-"""What DuckDB and DuckLake call their own columns of a table, a file and a change feed."""
 _RESERVED_PREFIXES = ("_airbyte_", "_lotus_", "_ducklake_")
 _LOADER_NAMES = frozenset(column.name for column in LOADER_COLUMNS)
 
@@ -104,7 +100,7 @@ class _Planner:
 
 
 def _is_reserved(folded: str) -> bool:
-    return folded in _RESERVED_NAMES or folded.startswith(_RESERVED_PREFIXES)
+    return folded in RESERVED_NAMES or folded.startswith(_RESERVED_PREFIXES)
 
 
 def _name(extra: Extra) -> str:

@@ -11,6 +11,7 @@ of a key of which it tells insertions alone, all that came is in it, and nothing
 they, nor a model that needs the very rows that another one has just made, read tables that grow for ever.
 """
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from feeders.model_cursors import ModelCursor
 from feeders.models import Input, Model
 from feeders.rebuild import columns_of, quoted, rebuild
 from feeders.types import quote_identifier
+
+LOSSY = re.compile(r"\b(INTERVAL|U?HUGEINT|TIME WITH TIME ZONE)\b")
+"""Types that come back from Parquet otherwise than they were: of milliseconds, as DOUBLE, without their zone."""
 
 MANY_KEYS = 1_000
 """Fewer keys never ask for a rebuild: what a statement costs by itself is more than either takes."""
@@ -209,15 +213,17 @@ class GraphRun:
             self._make("old", f"SELECT * FROM {quoted(model)} {affected}")
         except StatementFailed as error:
             raise NeedsRebuild(model, f"its table can't be read: {error}") from error
-        new = self._new_name(model)
-        if model.newest_by and model.inputs[0].table not in self.models:
+        new, columns = self._new_name(model), self._columns("temp.old")
+        is_lossy = any(LOSSY.search(kind) for _, kind in columns)
+        if model.newest_by and model.inputs[0].table not in self.models and not is_lossy:
             if not self._take_newest(model, new):
                 return "its columns have changed"
         else:
             self._make(new, f"SELECT * FROM ({model.restricted_from(self._made_for(model))}\n) {affected}")
-        if self._columns("temp.old") != self._columns(f"temp.{new}"):
+        if columns != self._columns(f"temp.{new}"):
             return "its columns have changed"
-        self._made[model.table] = _Made(keys=self._affected_name(model), rows=new)
+        if not is_lossy:  # else what is stored is not what was made
+            self._made[model.table] = _Made(keys=self._affected_name(model), rows=new)
         return ""
 
     def _take_newest(self, model: Model, new: str) -> bool:

@@ -4,8 +4,29 @@ Of such a model the row that it has and the rows that came decide which one is t
 is read only for keys of which rows went, or of which two rows are equally new.
 """
 
-from sqlglot import exp
+from itertools import pairwise
 
+from sqlglot import exp
+from sqlglot.dialects.duckdb import DuckDB
+
+# fmt: off
+NOT_OF_THE_ROW = frozenset({
+    "age", "ago", "catalog", "current_catalog", "current_connection_id", "current_database",
+    "current_date", "current_localtime", "current_localtimestamp", "current_query", "current_query_id",
+    "current_role", "current_schema", "current_schemas", "current_setting", "current_time",
+    "current_timestamp", "current_transaction_id", "current_user", "currval", "error", "explode",
+    "flatten_unnest", "gen_random_uuid", "generate_series", "generate_subscripts", "get_current_time",
+    "get_current_timestamp", "getvariable", "in_search_path", "json_each", "json_tree", "last_value",
+    "localtime", "localtimestamp", "nextval", "now", "pg_conf_load_time", "pg_postmaster_start_time",
+    "pg_sleep", "posexplode", "random", "range", "regexp_split_to_table", "session_user", "setseed",
+    "sleep_ms", "stats", "statement_timestamp", "today", "transaction_timestamp", "txid_current",
+    "unnest", "user", "uuid", "uuidv4", "uuidv7", "write_log",
+})
+# fmt: on
+"""Functions that make rows of a row, or depend on more than the row: a SELECT that calls one is of another shape."""
+_WITHOUT_PARENTHESES = frozenset(
+    {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
+)
 _SELECT_PARTS = frozenset({"expressions", "from_", "where"})
 
 
@@ -23,6 +44,8 @@ def newest_by(query: exp.Query, *, key: str, mapped: str) -> str | None:
     """
     if not isinstance(query, exp.Select) or not _has_only(query, _SELECT_PARTS | {"qualify", "with_"}):
         return None
+    if _called(query) & NOT_OF_THE_ROW:
+        return None
     ctes = query.ctes
     selects = [query, *(each.this for each in ctes)]
     inner = selects[-1]
@@ -30,7 +53,7 @@ def newest_by(query: exp.Query, *, key: str, mapped: str) -> str | None:
         return None
     if not isinstance(inner, exp.Select) or not _reads_one_table(inner):
         return None
-    if ctes and (not _has_only(inner, _SELECT_PARTS) or not _reads(query, ctes[0].alias)):
+    if ctes and (not _has_only(inner, _SELECT_PARTS) or not _reads(query, ctes[0])):
         return None
     if any(not _is_plain(select) for select in (query, inner)):
         return None
@@ -42,23 +65,45 @@ def newest_by(query: exp.Query, *, key: str, mapped: str) -> str | None:
     return column if is_its_key else None
 
 
+def _called(query: exp.Select) -> set[str]:
+    """The names of all functions in its text, and of whatever else a parenthesis follows."""
+    tokens = DuckDB().tokenize(query.sql(dialect="duckdb"))
+    names = {one.text.lower() for one, then in pairwise(tokens) if then.text == "("}
+    return names | _WITHOUT_PARENTHESES.intersection(token.text.lower() for token in tokens)
+
+
 def _has_only(select: exp.Select, parts: frozenset[str]) -> bool:
-    return all(name in parts for name, value in select.args.items() if value)
+    return _parts(select) <= parts
 
 
-def _reads(select: exp.Select, name: str) -> bool:
+def _reads(select: exp.Select, cte: exp.CTE) -> bool:
+    """Whether it reads the WITH as it is, under its own columns' names."""
     table = select.args["from_"].this
-    return isinstance(table, exp.Table) and not table.db and table.name == name
+    return (
+        isinstance(table, exp.Table)
+        and {"this"} <= _parts(table) <= {"this", "alias"}
+        and table.name == cte.alias
+        and not _renames(table)
+        and not _renames(cte)
+    )
+
+
+def _parts(expression: exp.Expr) -> set[str]:
+    return {name for name, value in expression.args.items() if value}
+
+
+def _renames(source: exp.Expr) -> bool:
+    alias = source.args.get("alias")
+    return isinstance(alias, exp.TableAlias) and bool(alias.args.get("columns"))
 
 
 def _reads_one_table(select: exp.Select) -> bool:
     """Whether it reads a table with a schema, all of it and as it is."""
     source = select.args.get("from_")
     table = source.this if isinstance(source, exp.From) else None
-    parts = (
-        {name for name, value in table.args.items() if value} if isinstance(table, exp.Table) else set[str]()
-    )
-    return {"this", "db"} <= parts <= {"this", "db", "alias"}
+    if not isinstance(table, exp.Table) or _renames(table):
+        return False
+    return {"this", "db"} <= _parts(table) <= {"this", "db", "alias"}
 
 
 def _is_plain(select: exp.Select) -> bool:
@@ -76,7 +121,7 @@ def _order_of(query: exp.Select, key: str) -> str | None:
     if not isinstance(test, exp.EQ) or len(list(query.find_all(exp.Window))) != 1:
         return None
     window, one = test.this, test.expression
-    if not (isinstance(window, exp.Window) and isinstance(window.this, exp.RowNumber)):
+    if not (isinstance(window, exp.Window) and isinstance(window.this, exp.RowNumber)) or _parts(window.this):
         return None
     if not (isinstance(one, exp.Literal) and one.this == "1" and not one.is_string) or window.args.get(
         "spec"

@@ -1,4 +1,4 @@
-"""When the writer maintains the lake: in its idle moments, one step at a time."""
+"""When the writer maintains the lake: in its idle moments, and a fifth of the time when it has none; step by step."""
 
 import time
 from collections import deque
@@ -16,9 +16,10 @@ LOOK_AFTER_COMMITS = 32
 LOOK_EVERY_S = 60.0
 QUIET_LOOK_EVERY_S = 600.0
 LOOKS_LEFT_OUT = 32
-OVERDUE_COMMITS = 256
-"""Where keys come without a pause, a step is taken after so many commits all the same: each of them gets dearer by
-0.01 % with each commit before it (docs/performance.md), so the time comes back."""
+BUSY_REST = 4.0
+"""While keys wait, a step is followed by so many times as long without one: maintenance takes a fifth of the time then.
+Without any, models that are followed by changed keys got slower with each run, so that more keys waited, so that
+there was no idle moment any more: 15 s at five files a second after seven minutes (docs/performance.md)."""
 
 
 class Observer(Protocol):
@@ -48,7 +49,7 @@ class Maintainer:
         self._clock = clock
         self._steps: deque[Step] = deque()
         self._commits = 0
-        self._commits_since_step = 0
+        self._rested_at = clock()
         self._looked_at: float | None = None
         self._is_prepared = False
         self._left_out: dict[Step, int] = {}
@@ -57,16 +58,15 @@ class Maintainer:
     def committed(self) -> None:
         """Notes that a transaction was committed."""
         self._commits += 1
-        self._commits_since_step += 1
 
-    def due_in(self, *, idle: bool) -> float | None:
-        """Seconds until `run` is due; None while keys wait. `idle`: none does."""
-        if not idle and self._commits_since_step < OVERDUE_COMMITS:
-            return None
+    def due_in(self, *, idle: bool) -> float:
+        """Seconds until `run` is due. `idle`: no key waits; while some do, it rests for longer than it works."""
+        now = self._clock()
+        rests = 0.0 if idle else max(0.0, self._rested_at - now)
         if self._steps or self._looked_at is None or self._commits >= LOOK_AFTER_COMMITS:
-            return 0.0
+            return rests
         every_s = LOOK_EVERY_S if self._commits else QUIET_LOOK_EVERY_S
-        return max(0.0, self._looked_at + every_s - self._clock())
+        return max(rests, self._looked_at + every_s - now)
 
     def run(self, lake: Lake, epoch: Epoch) -> None:
         """Takes the next step, or looks for some.
@@ -76,7 +76,14 @@ class Maintainer:
         Raises:
             LakeError: nothing was committed, and it is no step's fault.
         """
-        self._commits_since_step = 0
+        started = self._clock()
+        try:
+            self._take(lake, epoch)
+        finally:
+            ended = self._clock()
+            self._rested_at = ended + BUSY_REST * (ended - started)
+
+    def _take(self, lake: Lake, epoch: Epoch) -> None:
         self._current = self._steps.popleft() if self._steps else None
         if self._current is None:
             self._look(lake)

@@ -37,6 +37,8 @@ class Policy:
             each merge: it goes from one to the next, and is written as often as there are tiers.
         rewrite_share: a table of whose rows so many are deleted is rewritten, if they are `rewrite_rows` or more.
         rewrite_rows: see `rewrite_share`.
+        rewrite_files: a table of which so many files have deletions is rewritten too: a deletion of keys of any age
+            writes a file anew for each of them. Files of the target size at most are taken at a time.
         keep_all_s: every snapshot is kept so long: who reads the lake has so much time for a query.
         retention_s: and then the last one of each hour for so long. The newest, and one that a model stands at, always.
         expire_at_least: fewer snapshots than this are not worth a step.
@@ -46,6 +48,7 @@ class Policy:
     files_a_merge: int = 32
     rewrite_share: float = 0.25
     rewrite_rows: int = 1000
+    rewrite_files: int = 8
     keep_all_s: float = 600.0
     retention_s: float = 7 * 86400.0
     expire_at_least: int = 64
@@ -168,7 +171,7 @@ def plan_tables(tables: Sequence[TableHealth], policy: Policy) -> list[Step]:
         # Files with deletions are not merged, so many small ones would stay.
         deleted = health.deleted_rows
         is_much = deleted >= max(policy.rewrite_rows, policy.rewrite_share * (health.rows + deleted))
-        if is_much or health.files_with_deletes >= policy.files_a_merge:
+        if is_much or health.files_with_deletes >= min(policy.rewrite_files, policy.files_a_merge):
             steps.append(Rewrite(schema=health.schema, table=health.table))
         steps += [
             Merge(schema=health.schema, table=health.table, tier=tier)

@@ -1,5 +1,6 @@
 """Models rebuilt by hand, beside a service that may commit all the time."""
 
+import json
 import time
 from collections.abc import Sequence
 
@@ -19,32 +20,44 @@ from feeders.models import Model
 from feeders.rebuild import quoted, rebuild
 from feeders.transform import newest_snapshot
 
-ROUNDS = 3
+TRIES = 3
+TRIES_ALONE = 10
 FORGET_TRIES = 20
-WAIT_S = 20.0
+LEAST_WAIT_S = 20.0
 
 
-def rebuild_now(lake: Lake, models: Sequence[Model]) -> list[ModelRun]:
+def rebuild_now(lake: Lake, models: Sequence[Model], *, may_leave: bool = True) -> list[ModelRun]:
     """Rebuilds these models in one transaction; if a writer was quicker, that writer's next run does it.
 
     A rebuild takes long, and conflicts with each run of the writer meanwhile. To take the models' cursors away takes
-    none of that time, and without a cursor a model is rebuilt when the writer runs next, which it does while it
-    commits. So a lost try leads to that, and to another try when the writer has nothing to do after all.
+    none of that time, and models without a cursor are rebuilt, with all below them, when the writer runs next, which
+    it does while it commits. Where it does not after all, the next try succeeds.
+
+    Args:
+        lake: opened as the loader.
+        models: in dependency order, with all that is below them.
+        may_leave: the writer has the very files that these models are of.
 
     Raises:
-        StatementFailed: a model failed; nothing was changed, but that the writer may try it too.
-        LakeConflict: neither succeeded, ROUNDS times in a row.
+        StatementFailed: a model failed; if it was not the first try, the writer tries all of them too.
+        LakeConflict: neither succeeded.
     """
-    started = time.monotonic()
-    for attempt in range(1, ROUNDS + 1):
+    begun = time.monotonic()
+    tries = TRIES if may_leave else TRIES_ALONE
+    for number in range(1, tries + 1):
+        started = time.monotonic()
         try:
             return _rebuild(lake, models)
-        except LakeConflict:
-            if attempt == ROUNDS:
-                raise
-        _forget(lake, models)
-        if _is_rebuilt(lake, models):
-            return _rebuilt_by_writer(lake, models, seconds=time.monotonic() - started)
+        except LakeConflict as error:
+            lost = error
+        if may_leave:
+            if number == 1:
+                _forget(lake, models)
+            if _is_rebuilt(lake, models, wait_s=max(LEAST_WAIT_S, 3 * (time.monotonic() - started))):
+                return _rebuilt_by_writer(lake, models, seconds=time.monotonic() - begun)
+        if number == tries:
+            left = "; the service makes the models anew with its next run" if may_leave else ""
+            raise LakeConflict(f"a rebuild by hand was overtaken {tries} times{left}: {lost}") from lost
     raise AssertionError("unreachable")
 
 
@@ -63,27 +76,33 @@ def _rebuild(lake: Lake, models: Sequence[Model]) -> list[ModelRun]:
 
 
 def _forget(lake: Lake, models: Sequence[Model]) -> None:
+    """Takes their cursors away; why they fail and since when stays."""
+    names = json.dumps([model.name for model in models])
     for attempt in Retrying(
         retry=retry_if_exception_type(LakeConflict), stop=stop_after_attempt(FORGET_TRIES), reraise=True
     ):
         with attempt, lake.transaction("forget models") as transaction:
-            write_cursors(transaction, (), snapshot=0, forgotten=models)
+            transaction.change(
+                "UPDATE meta.transform_cursors SET snapshot_id = NULL"
+                " WHERE model IN (SELECT unnest(from_json(?, '[\"VARCHAR\"]')))",
+                (names,),
+            )
 
 
-def _is_rebuilt(lake: Lake, models: Sequence[Model]) -> bool:
-    """Whether the writer ran all of them, of these very files, within WAIT_S seconds."""
+def _is_rebuilt(lake: Lake, models: Sequence[Model], *, wait_s: float) -> bool:
+    """Whether the writer ran all of them, of these very files, within so many seconds."""
 
     def look() -> bool:
         with lake.transaction("look at cursors") as transaction:
             cursors = read_cursors(transaction)
         made_of = {name: cursor.sql_hash for name, cursor in cursors.items()}
-        return all(made_of.get(model.name) == model.sql_hash for model in models)
+        return all(made_of.get(model.name) == model.sql_hash for model in models if model.inputs)
 
     waiting = Retrying(
         retry=retry_if_result(lambda found: not found),
         wait=wait_fixed(0.2),
-        stop=stop_after_delay(WAIT_S),
-        retry_error_callback=lambda state: False,
+        stop=stop_after_delay(wait_s),
+        retry_error_callback=lambda _: False,
     )
     return waiting(look)
 

@@ -202,7 +202,16 @@ def _landing(table: StagingTable, prefix: str) -> tuple[str, ...]:
     return places
 
 
+RESERVED_NAMES = frozenset(
+    {"rowid", "snapshot_id", "change_type", "filename", "file_index", "file_row_number"}
+)
+"""What DuckDB and DuckLake call their own columns of a table, a file and a change feed."""
+
+
 def _checked_columns(table: StagingTable) -> tuple[Column, ...]:
+    if taken := sorted(column.name for column in table.columns if column.name.lower() in RESERVED_NAMES):
+        what = f"has a column of the name {', '.join(taken)}, which DuckDB and DuckLake give to columns of their own"
+        raise SqlFileError(table.headers.path, what, hint="leave it out: what files have of it is rescued")
     missing = [column for column in LOADER_COLUMNS if column not in table.columns]
     if missing:
         what = "lacks what the loader fills: " + ", ".join(f"{each.name} {each.type}" for each in missing)

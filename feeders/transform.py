@@ -6,7 +6,7 @@ its own last run.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from feeders import fault
@@ -52,6 +52,14 @@ class ModelFailed(Exception):
         self.error = error
 
 
+class ModelsForgotten(Exception):
+    """Models have lost their cursors: somebody asks for a rebuild. The transaction is lost, and the next has them."""
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__(", ".join(sorted(names)))
+        self.names = names
+
+
 class Transforms:
     """Knows which models are behind, and rebuilds them. Used on the writer's thread only."""
 
@@ -82,7 +90,6 @@ class Transforms:
         self._behind: set[str] = set()
         self._pending: set[tuple[str, str]] = set()
         self._behind_since = 0.0
-        self._forgotten: set[str] = set()
         self._failing: dict[str, float] = {}
         self._retry_at = 0.0
         self.rebuilds = 0
@@ -131,9 +138,12 @@ class Transforms:
             LakeError: nothing was committed; the models stay behind and are due again.
         """
         retry = time.monotonic() >= self._retry_at
-        wanted = [
-            m for m in self._models if m.name in self._behind and (retry or m.name not in self._failing)
-        ]
+        if not (wanted := self._wanted(retry=retry)):
+            rows = lake.query(
+                "SELECT DISTINCT model FROM meta.transform_cursors WHERE snapshot_id IS NOT NULL"
+            )
+            self._remember(self._forgotten({name for (name,) in rows}))
+            wanted = self._wanted(retry=retry)
         if not wanted:
             snapshot = newest_snapshot(lake)
             self._tell((), staging_snapshot=snapshot, model_snapshot=snapshot)
@@ -148,16 +158,30 @@ class Transforms:
                 break
             except NeedsRebuild as error:
                 forced[error.model.name] = error.reason
+            except ModelsForgotten as error:
+                self._remember(error.names)
+                wanted = self._wanted(retry=retry)
             except ModelFailed as error:
                 failed[error.model.name] = error.error
                 if error.error.invalidates_instance:
                     lake.close()
         self._settle(wanted, failed)
-        self._behind |= self._forgotten
         self.rebuilds += sum(run.how == "rebuild" for run in runs)
         self._observe(runs)
         done = tuple(run for run in runs if run.error is None)
         self._tell(done, staging_snapshot=snapshot, model_snapshot=snapshot + 1)
+
+    def _wanted(self, *, retry: bool) -> list[Model]:
+        return [m for m in self._models if m.name in self._behind and (retry or m.name not in self._failing)]
+
+    def _forgotten(self, known: Collection[str]) -> set[str]:
+        """The models without a cursor that are not known to be behind (feeders.rebuild_by_hand)."""
+        return {m.name for m in self._models if m.inputs} - set(known) - self._behind
+
+    def _remember(self, names: set[str]) -> None:
+        """They are behind, and what is below them is too: it may have been made from what they were."""
+        tables = [model.table for model in self._models if model.name in names]
+        self._behind |= names | {model.name for model in below(self._models, tables)}
 
     def _tell(self, runs: tuple[ModelRun, ...], *, staging_snapshot: int, model_snapshot: int) -> None:
         """Tells of the streams whose models ran, or have nothing to do."""
@@ -240,6 +264,8 @@ class Transforms:
         with lake.transaction("transforms") as transaction:
             require_epoch(transaction, epoch)
             run = self._graph_run(transaction, forced)
+            if forgotten := self._forgotten(run.cursors.keys()):
+                raise ModelsForgotten(forgotten)
             fault.point("transforming")
             for model in models:
                 try:
@@ -259,8 +285,6 @@ class Transforms:
                 defined=self._models,
             )
             fault.point("transformed")
-        # Somebody asks for a rebuild (feeders.rebuild_by_hand): it is this process's next run.
-        self._forgotten = {m.name for m in self._models} - run.cursors.keys() - done - set(failed)
         return runs, run.snapshot
 
     def _graph_run(self, transaction: Transaction, forced: Mapping[str, str]) -> GraphRun:

@@ -44,8 +44,6 @@ REOPEN_AFTER_COMMITS = 1000
 waits, after twice as many."""
 BACKLOG_KEYS = 32
 LOOK_EVERY_S = 0.02
-LONGEST_UPKEEP_WAIT_S = 1.0
-"""No step of the upkeep begins while a key has waited for longer than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +105,9 @@ class Writer:
         self._upkeep = upkeep
         # In this order: what people wait for goes first.
         self._duties = (
-            *([Tried(follow_up, follows_commits=True)] if follow_up else []),
-            *([Tried(upkeep, follows_commits=False)] if upkeep else []),
-            *([Tried(proof, follows_commits=False)] if proof else []),
+            *([Tried(follow_up)] if follow_up else []),
+            *([Tried(upkeep)] if upkeep else []),
+            *([Tried(proof)] if proof else []),
         )
         self.keys_in_work = 0
         """How many keys are on their way here, or wait for their result; set from any thread."""
@@ -235,18 +233,9 @@ class Writer:
     def _run_due(self, *, idle: bool) -> None:
         """Runs the first duty that is due, if there is one."""
         for duty in self._duties if not self._closing else ():
-            if duty.due_in(idle=idle) == 0 and (
-                idle or duty.follows_commits or self._waiting_s() < LONGEST_UPKEEP_WAIT_S
-            ):
+            if duty.due_in(idle=idle) == 0:
                 duty.run(self._opened, self._epoch, drop=self._drop_lake)
                 return
-
-    def _waiting_s(self) -> float:
-        """How long the first key in line has waited."""
-        if not self._held and (item := self._next(0)) is not None:
-            self._held.append(item)
-        first = self._held[0] if self._held else None
-        return time.monotonic() - first.submitted_at if isinstance(first, Pending) else 0.0
 
     def _next(self, timeout_s: float | None, but: Container[object] = ()) -> Pending | _Call | None:
         if self._held:

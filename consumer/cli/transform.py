@@ -56,7 +56,7 @@ def rebuild(
             if not changed:
                 refuse_other_files(lake, wanted)
             with stderr.status(f"rebuilding {len(wanted)} models"):
-                runs = rebuild_now(lake, wanted)
+                runs = rebuild_now(lake, wanted, may_leave=not changed)
         finally:
             lake.close()
     if as_json:

@@ -208,9 +208,11 @@ def make_bucket(
         StackError: SeaweedFS refused, or the policy was still not in force 10 s later.
     """
     s3_port, document = ports.get("weed.s3"), json.dumps(policy).encode()
-    if s3_request(s3_port, admin, "HEAD", f"/{bucket}")[0] == 404:
-        _create_entry(ports.get("weed.filer_grpc"), bucket, document)
-    else:
+    status, answer = s3_request(s3_port, admin, "HEAD", f"/{bucket}")
+    if status not in (200, 404):
+        raise StackError(f"cannot see whether the bucket {bucket} is there: HTTP {status} {answer}")
+    is_new = status == 404 and _create_entry(ports.get("weed.filer_grpc"), bucket, document)
+    if not is_new:
         status, answer = s3_request(s3_port, admin, "PUT", f"/{bucket}?policy", document)
         if status not in (200, 204):
             raise StackError(f"cannot set the policy of the bucket {bucket}: HTTP {status} {answer}")
@@ -218,7 +220,8 @@ def make_bucket(
         _wait_until_listable(s3_port, reader, bucket)
 
 
-def _create_entry(filer_grpc_port: int, bucket: str, policy: bytes) -> None:
+def _create_entry(filer_grpc_port: int, bucket: str, policy: bytes) -> bool:
+    """Creates the bucket; False if another one was quicker."""
     now = int(time.time())
     request = CreateEntryRequest(
         directory="/buckets",
@@ -240,12 +243,13 @@ def _create_entry(filer_grpc_port: int, bucket: str, policy: bytes) -> None:
             error = create(request, timeout=10, wait_for_ready=True).error
         except grpc.RpcError as failure:
             error = str(failure)
-    if error:
+    if error and "exist" not in error.lower():
         raise StackError(f"cannot create the bucket {bucket}: {error}")
+    return not error
 
 
 @retry(
-    retry=retry_if_exception_type(StackError),
+    retry=retry_if_exception_type((StackError, OSError, http.client.HTTPException)),
     stop=stop_after_delay(_POLICY_IN_FORCE_S),
     wait=wait_fixed(0.05),
     reraise=True,

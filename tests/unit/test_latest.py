@@ -1,10 +1,11 @@
 """Which SELECTs are known to take the newest row of each key."""
 
+import duckdb
 import pytest
 import sqlglot
 from sqlglot import exp
 
-from feeders.latest import newest_by
+from feeders.latest import NOT_OF_THE_ROW, newest_by
 from feeders.models import load_models
 from feeders.project import find_project
 
@@ -70,6 +71,12 @@ def test_the_newest_row_of_what_one_with_makes_of_each_row() -> None:
         f"SELECT id, at FROM staging.t {QUALIFY.replace('PARTITION BY id', 'PARTITION BY id, x')}",
         f"SELECT id, at FROM staging.t {QUALIFY.replace('PARTITION BY id', 'PARTITION BY x')}",
         f"SELECT id, at FROM staging.t {QUALIFY} AND x > 0",
+        f"SELECT id, at, unnest(xs) AS x FROM staging.t {QUALIFY}",
+        f"SELECT id, at FROM staging.t WHERE at > now() - INTERVAL 30 DAY {QUALIFY}",
+        f"SELECT id, at FROM staging.t WHERE at > current_date {QUALIFY}",
+        f"SELECT id, at FROM staging.t WHERE random() < 0.5 {QUALIFY}",
+        f"SELECT id, at FROM staging.t AS t(a, b, id) {QUALIFY}",
+        f"SELECT id, at FROM staging.t {QUALIFY.replace('row_number()', 'row_number(ORDER BY x)')}",
     ],
 )
 def test_what_is_of_another_shape_is_not_known(sql: str) -> None:
@@ -90,6 +97,26 @@ def test_what_is_of_another_shape_is_not_known(sql: str) -> None:
 )
 def test_nor_what_a_with_makes_of_several_rows(cte: str) -> None:
     assert newest(f"WITH v AS ({cte}) SELECT id, at FROM v {QUALIFY}", mapped="k") is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["v TABLESAMPLE 50%", "v AS w(other, names)", "v PIVOT (sum(x) FOR k IN (1 AS at, 2 AS n))", "u"],
+)
+def test_nor_what_reads_a_with_otherwise_than_it_is(source: str) -> None:
+    assert newest(f"{WITH} SELECT * FROM v {QUALIFY}", mapped="k") == "at"
+    assert newest(f"{WITH} SELECT * FROM {source} {QUALIFY}", mapped="k") is None
+    assert (
+        newest(f"{WITH.replace('v AS', 'v(id, at, x, raw_id) AS')} SELECT * FROM v {QUALIFY}", mapped="k")
+        is None
+    )
+
+
+def test_every_function_that_is_not_of_the_row_alone_is_known() -> None:
+    names = duckdb.sql(
+        "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+    )
+    assert {name for (name,) in names.fetchall()} <= NOT_OF_THE_ROW
 
 
 def test_of_our_models_those_of_latest_versions_are_known() -> None:
