@@ -14,10 +14,11 @@ from consumer.broker import Broker
 from consumer.connections import broker_config, loader_bucket
 from consumer.definitions import Definitions, load_definitions
 from consumer.election import assert_exclusive, new_instance_name
-from consumer.errors import LotusError, Misconfigured, NeedsMending, Unavailable
+from consumer.errors import BrokerMisconfigured, LotusError, Misconfigured, NeedsMending, Unavailable
 from consumer.ingress.filer_tail import open_channel
 from consumer.settings import Settings
 from consumer.tailing import tail_config
+from consumer.tasks import end
 from feeders.apply import preview_ddl
 from feeders.catalog import newest_snapshot
 from feeders.ddl import DdlRefused
@@ -122,14 +123,34 @@ async def check_nats(settings: Settings) -> Finding:
     try:
         await broker.ensure()
         limit = broker.max_payload_bytes
+        refused = await why_no_hints(broker)
     finally:
         await broker.close()
+    if refused is not None:
+        found = f"new keys are found by a look every two seconds, and not at once: {refused}"
+        return Finding(subject="nats", status="note", found=found, cure=refused.hint)
     if limit < MIN_PAYLOAD_BYTES:
         found = f"max_payload is {limit} bytes; native SeaweedFS events of large objects have up to {MIN_PAYLOAD_BYTES}"
         return Finding(
             subject="nats", status="note", found=found, cure="max_payload: 8MB in the server's configuration"
         )
     return Finding(subject="nats", status="ok", found=f"JetStream is there, max_payload is {limit} bytes")
+
+
+async def why_no_hints(broker: Broker) -> BrokerMisconfigured | None:
+    """Says why we may not hear of new keys as they come; None if we may."""
+    is_listening = asyncio.Event()
+    listening = asyncio.create_task(broker.listen((), heard=lambda _, __: None, listening=is_listening.set))
+    heard = asyncio.create_task(is_listening.wait())
+    try:
+        await asyncio.wait({listening, heard}, return_when=asyncio.FIRST_COMPLETED)
+        if listening.done():
+            listening.result()
+    except BrokerMisconfigured as error:
+        return error
+    finally:
+        await end([listening, heard])
+    return None
 
 
 async def check_landing(settings: Settings) -> Finding:

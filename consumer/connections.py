@@ -16,7 +16,6 @@ def broker_config(settings: Settings, instance: str) -> BrokerConfig:
         namespace=settings.namespace,
         client_name=f"lotus-lake:{instance}",
         ack_wait_s=settings.ack_wait_s,
-        max_ack_pending=max(1000, settings.worker_slots),
     )
 
 

@@ -13,14 +13,15 @@ share of the slots; it keeps nobody else waiting. So the number of streams costs
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
 import structlog
 
 from consumer.breaker import Breaker
 from consumer.broker import Broker, Delivery
-from consumer.errors import Unavailable
+from consumer.errors import BrokerMisconfigured, Unavailable
 from consumer.events import Identity
 from consumer.pauses import Pauses
 from consumer.places import Places
@@ -40,8 +41,11 @@ EXPECTED_S = 0.2
 LOOK_EVERY_S = 2.0
 GIVEN_BACK_S = 1.0
 LISTEN_AGAIN_S = 1.0
+REFUSED_AGAIN_S = 60.0
 REPAIR_EVERY = 10
 """After this many failures in a row the js_streams are set up again: the server's storage may be a new one."""
+MADE_ANEW_EVERY_S = 5.0
+"""Subscriptions that are gone are made anew at once, and if they are gone again, no more often than this."""
 
 Start = Callable[[Delivery, Queued, bool], "asyncio.Task[None]"]
 """Starts the work on a claimed key, in a slot that is taken; told whose it is, and whether it is a probe."""
@@ -83,6 +87,7 @@ class Puller:
         self._look_now = asyncio.Event()
         self._trouble: Unavailable | None = None
         self._error: BaseException | None = None
+        self._made_anew_at = -math.inf
         self._probe_in_s = math.inf
         pauses.listen(self._changed.set)
 
@@ -117,6 +122,10 @@ class Puller:
             except Unavailable as error:
                 log.debug("no hints of new keys", error=str(error))
                 await asyncio.sleep(LISTEN_AGAIN_S)
+            except BrokerMisconfigured as error:
+                # Looks find the keys all the same.
+                log.error("may not hear of new keys: they are looked for", error=str(error), hint=error.hint)
+                await asyncio.sleep(REFUSED_AGAIN_S)
 
     async def _look(self) -> None:
         failures = 0
@@ -127,27 +136,36 @@ class Puller:
                 failures += 1
                 await self._wait_for_queue(failures, error)
             else:
-                if failures:
+                if failures and self._trouble is None:
                     self._note_trouble("nats", None)
-                failures = 0
+                    failures = 0
 
     async def _look_once(self) -> None:
         """Looks what waits, and then until the next look is due whether it could be claimed."""
-        self._trouble = None
+        trouble, self._trouble = self._trouble, None
         self._look_now.clear()
         backlog = await self._broker.backlog(self._all)
-        for of, (waiting, claimed) in backlog.items():
+        for of, counts in backlog.items():
             # Nothing tells of claims that lapse, ours too, or that an earlier process gave back.
-            if count := waiting + claimed:
-                self._turns.seen(of, count)
+            if counts is not None and any(counts):
+                self._turns.seen(of, sum(counts))
         self._changed.set()
-        if gone := [subscription_name(of) for of in self._all if of not in backlog]:
-            raise Unavailable("nats", f"{len(gone)} subscriptions are gone, {gone[0]} is one")
+        gone = [subscription_name(of) for of in self._all if of not in backlog]
+        if gone and time.monotonic() - self._made_anew_at >= MADE_ANEW_EVERY_S:
+            await self._make_anew(gone)
+        elif trouble is not None:
+            raise trouble
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_EVERY_S):
                 await self._look_now.wait()
-        if self._trouble is not None:
-            raise self._trouble
+
+    async def _make_anew(self, gone: Sequence[str]) -> None:
+        """Makes subscriptions that somebody has removed; the next look, which is due at once, sees what they have."""
+        log.warning("subscriptions are gone", count=len(gone), first=gone[0])
+        self._made_anew_at = time.monotonic()
+        await self._repair()
+        self._trouble = None  # of a fetch that met one of them
+        self._look_now.set()
 
     async def _wait_for_queue(self, failures: int, error: Unavailable) -> None:
         self._note_trouble("nats", str(error))
@@ -228,31 +246,38 @@ class Puller:
             self._start(delivery, of, False)
 
     async def _probe(self, stream: StreamId) -> None:
-        """Works on one key of a blocked stream; the others that come go back."""
+        """Works on one key of a blocked stream; the others that come go back, whatever happens."""
         found: list[Delivery] = []
+        probe: asyncio.Task[None] | None = None
         try:
-            found = await self._fetch_untried(stream)
+            await self._fetch_untried(stream, found)
+            if found:
+                chosen = self._breaker.choose_probe(stream, [identity_of(each) for each in found])
+                probe = self._start(found.pop(chosen), stream, True)
+                # Its turn is over with the probe: the next one is chosen by what becomes of this one.
+                probe.add_done_callback(lambda _: self._turns.done(stream, left=1))
         finally:
-            if not found:
+            if probe is None:
                 self._places.give_back(stream, 1)
                 self._turns.done(stream)
-        if found:
-            chosen = self._breaker.choose_probe(stream, [identity_of(each) for each in found])
-            probe = self._start(found.pop(chosen), stream, True)
-            # Its turn is over with the probe: the next one is chosen by what becomes of this one.
-            probe.add_done_callback(lambda _: self._turns.done(stream, left=1))
-            for other in found:
-                await other.later(GIVEN_BACK_S)
-            self.later(stream, GIVEN_BACK_S)
+            if found:
+                await self._give_back(stream, found)
 
-    async def _fetch_untried(self, stream: StreamId) -> list[Delivery]:
+    async def _fetch_untried(self, stream: StreamId, found: list[Delivery]) -> None:
         """Claims keys until there is one that has not failed since the stream is blocked, or no more come."""
-        found = await self._broker.fetch(stream, FETCH_MOST, EXPECTED_S)
-        more = found
+        more = await self._broker.fetch(stream, FETCH_MOST, EXPECTED_S)
+        found += more
         while more and not self._breaker.has_untried(stream, [identity_of(each) for each in more]):
             more = await self._broker.fetch(stream, FETCH_MOST, 0)
             found += more
-        return found
+
+    async def _give_back(self, of: Queued, found: Sequence[Delivery]) -> None:
+        """Ends the claims of keys that nobody works on; one whose end the server does not hear of lapses."""
+        self.later(of, GIVEN_BACK_S)
+        ended = await asyncio.gather(*(each.later(GIVEN_BACK_S) for each in found), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
 
 
 def identity_of(delivery: Delivery) -> Identity:

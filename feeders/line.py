@@ -1,7 +1,7 @@
 """A line in which each of several has its turn: what one put in does not make another one wait for all of it."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -22,9 +22,11 @@ class Line(Generic[K, T]):
         """Puts an item at the end of those of one."""
         self._of.setdefault(of, deque()).append(item)
 
-    def take(self) -> T | None:
-        """Takes the first item of the one whose turn it is; None if there is none."""
+    def take(self, but: Container[K] = ()) -> T | None:
+        """Takes the first item of the one whose turn it is, of those in `but` none; None if there is none."""
         for of, items in self._of.items():
+            if of in but:
+                continue
             del self._of[of]
             item = items.popleft()
             if items:

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -237,13 +237,13 @@ class Writer:
                 duty.run(self._opened, self._epoch, drop=self._drop_lake)
                 return
 
-    def _next(self, timeout_s: float | None) -> Pending | _Call | None:
+    def _next(self, timeout_s: float | None, but: Container[object] = ()) -> Pending | _Call | None:
         if self._held:
             return self._held.popleft()
         self._line_up(0)
         if not self._line and timeout_s != 0 and not self._closing:
             self._line_up(timeout_s)
-        return self._line.take()
+        return self._line.take(but)
 
     def _line_up(self, timeout_s: float | None) -> None:
         """Puts what was submitted meanwhile into the line, or the first that comes within a time, None for any."""
@@ -257,25 +257,29 @@ class Writer:
                     self._line.put(_whose(item), item)
 
     def _take(self, first: Pending) -> list[Pending]:
+        """Fills a batch. What goes alone waits for the next step, those behind it too, and the others' go on."""
+        aside: dict[object, Pending | _Call] = {}
         batch, keys = [first], {_key(first.work)}
         files, rows, size = 1, _rows(first.work), _bytes(first.work)
         linger_until = time.monotonic() + self._limits.linger_s
         while files < self._limits.files and not first.isolated:
-            item = self._next(0) or self._linger(files, linger_until)
+            item = self._next(0, aside) or (None if aside else self._linger(files, linger_until))
             if item is None:
                 break
-            fits = isinstance(item, Pending) and not (
-                item.isolated
-                or rows + _rows(item.work) > self._limits.rows
+            if isinstance(item, _Call) or item.isolated:
+                aside[_whose(item)] = item
+                continue
+            if (
+                rows + _rows(item.work) > self._limits.rows
                 or size + _bytes(item.work) > self._limits.bytes
                 or _key(item.work) in keys
-            )
-            if not fits or not isinstance(item, Pending):
-                self._held.append(item)
+            ):
+                aside[_whose(item)] = item
                 break
             batch.append(item)
             keys.add(_key(item.work))
             files, rows, size = files + 1, rows + _rows(item.work), size + _bytes(item.work)
+        self._held.extend(aside.values())
         return batch
 
     def _linger(self, files: int, until: float) -> Pending | _Call | None:

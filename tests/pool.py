@@ -1,7 +1,7 @@
 """A worker pool on a real queue, of which only the walks are not real: what is looked at is the order of the claims."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from consumer.worker import WorkerConfig, WorkerPool
 from feeders.streams import StreamId
 
 MIB = 1024 * 1024
+BREAKER_KEYS = 20
 
 
 def stream_ids(count: int) -> list[StreamId]:
@@ -48,6 +49,20 @@ def broker_config(tenant: Tenant) -> BrokerConfig:
     )
 
 
+def event_of(stream: StreamId, number: int) -> KeyEvent:
+    """The event of a key of a stream."""
+    return KeyEvent(
+        event="created",
+        bucket="landing",
+        key=key_of(stream, number),
+        found_by="filer_tail",
+        etag=None,
+        size=None,
+        mtime=None,
+        sent_at=datetime.now(UTC),
+    )
+
+
 @asynccontextmanager
 async def queue(config: BrokerConfig, streams: Iterable[StreamId]) -> AsyncGenerator[Broker]:
     """A connection to a queue that has these streams' subscriptions, for a `with` block."""
@@ -65,18 +80,8 @@ async def publish(broker: Broker, stream: StreamId, numbers: Iterable[int]) -> N
     limit = asyncio.Semaphore(100)
 
     async def one(number: int) -> None:
-        event = KeyEvent(
-            event="created",
-            bucket="landing",
-            key=key_of(stream, number),
-            found_by="filer_tail",
-            etag=None,
-            size=None,
-            mtime=None,
-            sent_at=datetime.now(UTC),
-        )
         async with limit:
-            assert await broker.publish_key(event, stream)
+            assert await broker.publish_key(event_of(stream, number), stream)
 
     await asyncio.gather(*(one(number) for number in numbers))
 
@@ -147,34 +152,49 @@ class RunningPool:
     pool: WorkerPool
     walks: Walks
     pauses: Pauses
+    troubles: list[str]
 
 
 @asynccontextmanager
 async def running_pool(
-    broker: Broker, streams: Iterable[StreamId], *, slots: int = 200
+    broker: Broker,
+    streams: Iterable[StreamId],
+    *,
+    slots: int = 200,
+    breaker_probe_s: float = 60.0,
+    repair: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncGenerator[RunningPool]:
     """Runs a worker pool for a `with` block."""
     streams = list(streams)
     walks, metrics = Walks(streams=[_Listed(id=stream) for stream in streams]), Metrics()
     pauses = Pauses(streams, metrics)
+    troubles: list[str] = []
 
-    async def repair() -> None:
+    def note_trouble(_: str, reason: str | None) -> None:
+        troubles.extend([reason] if reason else [])
+
+    async def set_up() -> None:
         await broker.ensure()
         await broker.subscribe(streams)
 
     pool = WorkerPool(
-        WorkerConfig(slots=slots, ack_wait_s=broker.config.ack_wait_s, breaker_keys=20, breaker_probe_s=60.0),
+        WorkerConfig(
+            slots=slots,
+            ack_wait_s=broker.config.ack_wait_s,
+            breaker_keys=BREAKER_KEYS,
+            breaker_probe_s=breaker_probe_s,
+        ),
         broker=broker,
         walk=cast("Any", walks),
         metrics=metrics,
         pauses=pauses,
         term_lasts=lambda: True,
-        note_trouble=lambda _, __: None,
-        repair=repair,
+        note_trouble=note_trouble,
+        repair=repair or set_up,
     )
     running = asyncio.create_task(pool.run())
     try:
-        yield RunningPool(pool=pool, walks=walks, pauses=pauses)
+        yield RunningPool(pool=pool, walks=walks, pauses=pauses, troubles=troubles)
     finally:
         failed = running.done()
         await end([running])

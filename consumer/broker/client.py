@@ -25,6 +25,7 @@ from consumer.broker.delivery import Delivery, Settles
 from consumer.broker.micro import Endpoint, Reply
 from consumer.broker.pull import Pull
 from consumer.broker.subject_pages import list_subjects
+from consumer.broker.subscription_pages import list_subscriptions
 from consumer.errors import NoResponder, Unavailable
 from consumer.events import Identity, KeyEvent
 from consumer.subjects import (
@@ -119,7 +120,8 @@ class Broker:
             The names of subscriptions that belong to no stream of these: nobody reads their keys.
         """
         async with self._request("set up subscriptions"):
-            return await setup.subscribe(self._js, self.config, stream_ids)
+            made = await setup.subscribe(self._js, self.config, stream_ids)
+            return tuple(sorted((await list_subscriptions(self._client, self.config)).keys() - made))
 
     async def publish_key(self, event: KeyEvent, stream_id: StreamId | None) -> bool:
         """Put a key event into the queue and wait until it is stored.
@@ -157,7 +159,7 @@ class Broker:
             if not self._client.is_connected:
                 raise nats.errors.ConnectionReconnectingError
             pull = await self._pull(keys_stream(self.config).name, subscription_name(of))
-            messages = await pull.fetch(min(batch, self.config.max_ack_pending), timeout_s)
+            messages = await pull.fetch(batch, timeout_s)
         return [self._delivery(message, self) for message in messages]
 
     async def fetch_notifications(self, batch: int, timeout_s: float) -> list[Delivery]:
@@ -166,7 +168,7 @@ class Broker:
             if not self._client.is_connected:
                 raise nats.errors.ConnectionReconnectingError
             pull = await self._pull(events_stream(self.config).name, setup.EVENTS)
-            messages = await pull.fetch(min(batch, self.config.max_ack_pending), timeout_s)
+            messages = await pull.fetch(batch, timeout_s)
         return [self._delivery(message, _AnyQueue(self)) for message in messages]
 
     async def replays(self) -> set[Identity]:
@@ -213,16 +215,16 @@ class Broker:
             info = await self._js.consumer_info(keys_stream(self.config).name, subscription_name(of))
         return info.num_pending or 0, info.num_ack_pending or 0
 
-    async def backlog(self, ofs: Iterable[Queued]) -> dict[Queued, tuple[int, int]]:
+    async def backlog(self, ofs: Iterable[Queued]) -> dict[Queued, tuple[int, int] | None]:
         """Return how many key events of each wait, and how many are claimed: one request for 256 of them.
 
-        What has no subscription any more is left out.
+        What has no subscription any more is left out; None says that nothing is known of it right now.
 
         Raises:
             Unavailable: no answer, or there is no queue.
         """
         async with self._request("count key events"):
-            found = await setup.backlog(self._js, self.config)
+            found = await list_subscriptions(self._client, self.config)
         names = ((of, subscription_name(of)) for of in ofs)
         return {of: found[name] for of, name in names if name in found}
 
@@ -244,10 +246,12 @@ class Broker:
         while True:
             async with self._request("listen for key events"):
                 closed = self._connection.closed
-                subscription = await hints.listen(self._client, self.config.namespace, ofs, heard)
-                self._connection.require_heard("listen for key events", subscription.subject)
-            listening()
+                subscription = await hints.subscribe(self._client, self.config.namespace, ofs, heard)
             try:
+                async with self._request("listen for key events"):
+                    await self._client.flush()
+                    self._connection.require_heard("listen for key events", subscription.subject)
+                listening()
                 await closed.wait()
             finally:
                 with contextlib.suppress(nats.errors.Error, OSError):

@@ -20,7 +20,6 @@ class BrokerConfig:
         url: `nats://host:port`, several with commas between.
         client_name: shown by the server's own tools.
         ack_wait_s: how long a claim lasts without a sign of life.
-        max_ack_pending: claims that one stream's subscription may have open.
         request_timeout_s: how long one answer of the server is waited for.
         replicas: copies of each js_stream that we create, on a cluster.
         *_max_bytes: the server reserves these on its disk.
@@ -32,7 +31,6 @@ class BrokerConfig:
     namespace: str = "lake"
     client_name: str = "lotus-lake"
     ack_wait_s: float = 30.0
-    max_ack_pending: int = 1_000
     connect_timeout_s: float = 5.0
     request_timeout_s: float = 5.0
     replicas: int = 1
@@ -46,8 +44,6 @@ class BrokerConfig:
         check_namespace(self.namespace)
         if not 1 <= self.ack_wait_s <= 3600:
             raise ValueError(f"ack_wait_s is 1 to 3,600 seconds, found {self.ack_wait_s}")
-        if self.max_ack_pending < 1:
-            raise ValueError(f"max_ack_pending is at least 1, found {self.max_ack_pending}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ Heard = Callable[[Queued, int], None]
 """Told whose key event was stored, and its position in the js_stream."""
 
 
-async def listen(client: Client, namespace: str, ofs: Iterable[Queued], heard: Heard) -> Subscription:
-    """Begin to hear hints; returned when the server knows that we do, or has said that we may not."""
+async def subscribe(client: Client, namespace: str, ofs: Iterable[Queued], heard: Heard) -> Subscription:
+    """Ask for hints; they are heard when the server has answered what is sent after it."""
     # A lane's subjects have one token more, in front, and the lane is all of them.
     by_tokens = {
         (of.value,) if isinstance(of, Lane) else tuple(stream_tokens(of).split(".")): of for of in ofs
@@ -34,6 +34,4 @@ async def listen(client: Client, namespace: str, ofs: Iterable[Queued], heard: H
             if tokens in by_tokens and sequence.isdecimal():
                 heard(by_tokens[tokens], int(sequence))
 
-    subscription = await client.subscribe(f"{namespace}.hints.>", cb=hear)
-    await client.flush()
-    return subscription
+    return await client.subscribe(f"{namespace}.hints.>", cb=hear)

@@ -76,7 +76,7 @@ class Pull:
         )
         found: list[Msg] = []
         try:
-            # A request that meets the limit of open claims gets no end from the server, so a gap is one too.
+            # A request may get no end from the server, as when the connection is lost, so a gap is one too.
             async with asyncio.timeout((expires_s or 0) + _ANSWER_S) as deadline:
                 while len(found) < batch:
                     _, message = await self._arrived.get()

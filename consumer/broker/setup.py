@@ -1,6 +1,6 @@
 """The js_streams, KV buckets and subscriptions that we need on the server: made, compared, brought up to date."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
 from typing import cast
@@ -24,8 +24,8 @@ from feeders.streams import StreamId
 
 EVENTS = "events"
 """The subscription to raw notifications."""
-_CONSUMERS_A_PAGE = 256
 _NAME_IN_USE = 10058
+_NO_LIMIT = -1
 
 
 async def ensure(js: JetStreamContext, config: BrokerConfig) -> bool:
@@ -43,11 +43,11 @@ async def ensure(js: JetStreamContext, config: BrokerConfig) -> bool:
 
 async def subscribe(
     js: JetStreamContext, config: BrokerConfig, stream_ids: Iterable[StreamId]
-) -> tuple[str, ...]:
+) -> frozenset[str]:
     """Make one durable subscription for each stream, one each for keys of no stream, replays and notifications.
 
     Returns:
-        The names of subscriptions that belong to no stream of these: nobody reads their keys.
+        The names of those for keys.
     """
     wanted = {subscription_name(of): of for of in (*stream_ids, None, *Lane)}
     name = keys_stream(config).name
@@ -55,15 +55,7 @@ async def subscribe(
         await js.add_consumer(name, _subscription(config, durable, stream_filter(config.namespace, of)))
     events = events_stream(config)
     await js.add_consumer(events.name, _subscription(config, EVENTS, *events.subjects))
-    return tuple(sorted([found.name async for found in _subscriptions(js, name) if found.name not in wanted]))
-
-
-async def backlog(js: JetStreamContext, config: BrokerConfig) -> dict[str, tuple[int, int]]:
-    """Return how many key events wait and how many are claimed, by the name of their subscription."""
-    return {
-        info.name: (info.num_pending or 0, info.num_ack_pending or 0)
-        async for info in _subscriptions(js, keys_stream(config).name)
-    }
+    return frozenset(wanted)
 
 
 def _subscription(config: BrokerConfig, durable: str, subjects: str) -> api.ConsumerConfig:
@@ -72,20 +64,11 @@ def _subscription(config: BrokerConfig, durable: str, subjects: str) -> api.Cons
         filter_subject=subjects,
         ack_policy=api.AckPolicy.EXPLICIT,
         ack_wait=config.ack_wait_s,
-        max_deliver=-1,  # attempts are ours (design D10)
-        max_ack_pending=config.max_ack_pending,
+        max_deliver=_NO_LIMIT,  # attempts are ours (design D10)
+        # The slots are the bound. At one of the server's a request stays open, and claims keys when nobody asks any
+        # more; keys that were given back for a while count as claimed.
+        max_ack_pending=_NO_LIMIT,
     )
-
-
-async def _subscriptions(js: JetStreamContext, js_stream: str) -> AsyncIterator[api.ConsumerInfo]:
-    offset = 0
-    while True:
-        page = await js.consumers_info(js_stream, offset=offset)
-        for info in page:
-            yield info
-        offset += len(page)
-        if len(page) < _CONSUMERS_A_PAGE:
-            return
 
 
 async def _ensure_js_stream(js: JetStreamContext, config: BrokerConfig, spec: JsStream) -> bool:

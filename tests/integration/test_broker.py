@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import nats
+import nats.errors
 import pytest
 from nats.aio.client import Client
 from nats.js import api
@@ -16,11 +17,13 @@ from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
 from consumer.errors import BrokerMisconfigured, Unavailable
 from consumer.events import KeyEvent
-from consumer.subjects import key_subject, parse_key_subject
+from consumer.subjects import Queued, key_subject, parse_key_subject
+from consumer.tasks import end
 from feeders.streams import StreamId
 from tests.helpers import wait_until_async
 
 ORDERS = StreamId(source="shopify", stream="orders")
+KEYS_OF_ORDERS = "keys==shopify==orders"
 ODD = StreamId(source="a.b c", stream="é>*")
 MIB = 1024 * 1024
 
@@ -191,17 +194,80 @@ async def test_a_cancelled_fetch_loses_nothing(config: BrokerConfig) -> None:
         assert KeyEvent.from_json((await _one(broker)).payload) == _event()
 
 
-async def test_open_claims_are_bounded(config: BrokerConfig) -> None:
-    async with _connected(replace(config, max_ack_pending=3, ack_wait_s=60)) as broker:
+async def test_no_request_stays_open_however_many_keys_are_claimed(config: BrokerConfig) -> None:
+    """At a limit of the server's it would, and claim keys later, when nobody asks for them any more."""
+    async with _connected(replace(config, ack_wait_s=60)) as broker:
         await broker.ensure()
+        await _subscribe_as_before(config, max_ack_pending=3)
         await broker.subscribe([ORDERS])
-        for number in range(5):
+        for number in range(7):
             await broker.publish_key(_event(number), ORDERS)
         held = await broker.fetch(ORDERS, 5, 0.5)
-        assert len(held) == 3
-        assert await broker.fetch(ORDERS, 5, 0.2) == []
-        await held[0].done()
-        assert len(await broker.fetch(ORDERS, 5, 2)) == 1
+        assert len(held) == 5
+        for delivery in held:
+            await delivery.later(60)  # given back for a while, and counted as claimed
+        assert len(await broker.fetch(ORDERS, 1, 0.2)) == 1
+        assert await broker.pending(ORDERS) == (1, 6)
+        assert len(await broker.fetch(ORDERS, 5, 0.2)) == 1
+        assert await broker.fetch(ORDERS, 5, 0) == []
+        client = await _client(config)
+        try:
+            info = await client.jetstream().consumer_info(f"{config.namespace}_keys", KEYS_OF_ORDERS)
+        finally:
+            await client.close()
+        assert info.num_waiting == 0
+        assert info.config.max_ack_pending == -1
+
+
+async def _subscribe_as_before(config: BrokerConfig, *, max_ack_pending: int) -> None:
+    """Makes the subscription of ORDERS with a limit of open claims, as earlier builds did."""
+    client = await _client(config)
+    try:
+        await client.jetstream().add_consumer(
+            f"{config.namespace}_keys",
+            api.ConsumerConfig(
+                durable_name=KEYS_OF_ORDERS,
+                filter_subject=f"{config.namespace}.keys.shopify.orders.*",
+                ack_policy=api.AckPolicy.EXPLICIT,
+                ack_wait=60,
+                max_deliver=-1,
+                max_ack_pending=max_ack_pending,
+            ),
+        )
+    finally:
+        await client.close()
+
+
+async def test_hints_are_heard_once_after_asking_for_them_has_failed(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[Queued, int]] = []
+    listening = asyncio.Event()
+
+    async def listen() -> None:
+        await broker.listen([ORDERS], heard=lambda of, at: heard.append((of, at)), listening=listening.set)
+
+    async def in_vain(_: Client, timeout: int = 10) -> None:  # noqa: ASYNC109 - as nats-py's
+        raise nats.errors.TimeoutError(timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "flush", in_vain)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await listen()
+    task = asyncio.create_task(listen())
+    try:
+        await asyncio.wait_for(listening.wait(), timeout=10)
+        for number in range(2):
+            await broker.publish_key(_event(number), ORDERS)
+
+        async def both_are_heard_of() -> bool:
+            return (ORDERS, 2) in heard
+
+        await wait_until_async(both_are_heard_of, what="hints of both keys")
+        assert heard[:2] == [(ORDERS, 1), (ORDERS, 2)]
+    finally:
+        await end([task])
 
 
 async def test_set_up_is_repeatable_and_follows_the_limits(broker: Broker) -> None:
@@ -220,7 +286,7 @@ async def test_set_up_is_repeatable_and_follows_the_limits(broker: Broker) -> No
         assert info.config.discard_new_per_subject
         bucket = await client.jetstream().stream_info(f"KV_{changed.namespace}_state")
         assert bucket.config.max_bytes == 8 * MIB
-        subscription = await client.jetstream().consumer_info(info.config.name or "", "keys==shopify==orders")
+        subscription = await client.jetstream().consumer_info(info.config.name or "", KEYS_OF_ORDERS)
         assert subscription.config.ack_wait == 5
     finally:
         await client.close()

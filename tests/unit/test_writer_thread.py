@@ -87,6 +87,37 @@ def test_a_stream_with_much_work_delays_a_key_of_another_by_one_batch() -> None:
     assert writer.batches == [["0", "new", "1"], ["2", "3", "4"], ["5", "6", "7"], ["8"]]
 
 
+def test_items_that_go_alone_do_not_cut_the_batches_of_another_stream() -> None:
+    writer = Recorded(open_lake, epoch=Epoch(1), limits=BatchLimits(linger_s=0))
+    writer.batches = []
+    other = replace(STREAM, id=StreamId(source="shop", stream="customers"))
+    futures = [writer.submit(removal(f"y{number}")) for number in range(12)]
+    futures += [writer.submit(replace(removal(f"x{n}"), stream=other), isolated=n < 4) for n in range(6)]
+    writer.start()
+    for future in futures:
+        future.result(10)
+    assert writer.close(10)
+    # What is behind them in their own stream is not taken before them.
+    ys = [f"y{number}" for number in range(12)]
+    assert writer.batches == [ys, ["x0"], ["x1"], ["x2"], ["x3"], ["x4", "x5"]]
+
+
+def test_what_goes_alone_is_next_also_when_the_batch_was_full() -> None:
+    writer = Recorded(open_lake, epoch=Epoch(1), limits=BatchLimits(files=3, linger_s=0))
+    writer.batches = []
+    other = replace(STREAM, id=StreamId(source="shop", stream="customers"))
+    futures = [writer.submit(removal(key)) for key in ("y0", "y1", "y1", "y2", "y3", "y4")]
+    futures.append(writer.submit(replace(removal("x"), stream=other), isolated=True))
+    asked = writer.call(lambda _: list(writer.batches))
+    writer.start()
+    for future in futures:
+        future.result(10)
+    assert writer.close(10)
+    # A key twice ends a batch.
+    assert writer.batches == [["y0", "y1"], ["x"], ["y1", "y2", "y3"], ["y4"]]
+    assert asked.result(10) == [["y0", "y1"], ["x"]], "a call waits for one batch, and for what is before it"
+
+
 class Fenced:
     """A follow-up that finds another process writing, once it is due."""
 
