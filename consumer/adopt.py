@@ -5,7 +5,7 @@ Each file is read as the loader reads it: what the ledger will say of a version 
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from consumer.adopt_read import Desk, Listed, Reading
@@ -20,6 +20,7 @@ from feeders.adoption import (
     judge_left,
     judge_loaded,
     judge_sources,
+    judge_values,
 )
 from feeders.old_lake import OldLake, OldTable, Position, look_at_lake
 from feeders.parquet import Limits
@@ -56,6 +57,7 @@ class Found:
         position: how far it was loaded; None if nobody says it.
         listed: how many files the bucket has.
         adoption: what is to be written; None if nothing is, or something disagrees.
+        accepted: values that the table lacks, and which a replay brings.
     """
 
     old: OldTable
@@ -63,6 +65,7 @@ class Found:
     listed: int = 0
     adoption: Adoption | None = None
     disagreements: tuple[Disagreement, ...] = ()
+    accepted: tuple[Disagreement, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ class Check:
     Attributes:
         at_once: files read at the same time.
         tell: hears what is being done, and how far it is.
+        replay_later: values that a table lacks are no disagreement.
     """
 
     desk: Desk
@@ -83,6 +87,7 @@ class Check:
     positions: Positions
     at_once: int
     tell: Callable[[str, int], None]
+    replay_later: bool = False
 
     async def run(self) -> tuple[OldLake, list[Found]]:
         """Looks at everything; changes nothing.
@@ -109,10 +114,14 @@ class Check:
             return Found(old=old, position=position, disagreements=(wrong,))
         listed = [each async for each in self._list(old.stream)]
         await self.desk.ask(lambda lake: books.begin_stream(lake, old, snapshot))
-        adoption, disagreements = await self._compare(old.stream, position, listed, number)
+        adoption, disagreements = await self._compare(old, position, listed, number)
+        accepted: list[Disagreement] = []
         if not disagreements:
-            elsewhere = await self.desk.ask(books.keep_match)
-            disagreements = judge_sources(adoption.files, elsewhere, **_names(old.stream))
+            matched = await self.desk.ask(books.keep_match)
+            adoption = replace(adoption, matched=matched)
+            disagreements = judge_sources(adoption.files, matched, **_names(old.stream))
+            lacks = judge_values(adoption.files, matched, **_names(old.stream))
+            (accepted if self.replay_later else disagreements).extend(lacks)
         await self.desk.ask(books.end_stream)
         return Found(
             old=old,
@@ -120,6 +129,7 @@ class Check:
             listed=len(listed),
             adoption=None if disagreements else adoption,
             disagreements=tuple(disagreements),
+            accepted=tuple(accepted),
         )
 
     async def _list(self, stream: Stream) -> AsyncIterator[Listed]:
@@ -133,10 +143,10 @@ class Check:
                     yield Listed(item=item, partition=route.partition)
 
     async def _compare(
-        self, stream: Stream, position: Position | None, listed: Sequence[Listed], number: int
+        self, old: OldTable, position: Position | None, listed: Sequence[Listed], number: int
     ) -> tuple[Adoption, list[Disagreement]]:
         """Holds a stream's files against its rows, which were noted."""
-        reading = self._reading(stream)
+        stream, reading = old.stream, self._reading(old)
         # 1. Which rows have the files at or before the cursor; without one all files?
         claims = [each for each in listed if covers(position, each)]
         read = await reading.run(claims, number)
@@ -164,15 +174,16 @@ class Check:
         found += judge_left(left, **_names(stream))
         return Adoption(stream=stream.id, files=tuple(loaded), left=len(listed) - len(loaded)), found
 
-    def _reading(self, stream: Stream) -> Reading:
+    def _reading(self, old: OldTable) -> Reading:
         return Reading(
-            stream=stream,
+            stream=old.stream,
+            columns=old.columns_held,
             bucket=self.bucket,
             spool=self.spool,
             limits=self.limits,
             at_once=self.at_once,
             desk=self.desk,
-            tell=lambda read: self.tell(f"files of {stream.id} read", read),
+            tell=lambda read: self.tell(f"files of {old.stream.id} read", read),
         )
 
 

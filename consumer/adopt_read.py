@@ -19,21 +19,35 @@ from feeders.ledger import ObjectVersion
 from feeders.parquet import BadFile, Limits, inspect
 from feeders.parquet_limits import hold
 from feeders.schema import LoadPlan, plan_load
-from feeders.streams import Partition, Stream
+from feeders.streams import Column, Partition, Stream
 
 T = TypeVar("T")
 
 
 class Desk:
-    """A lake and its temporary tables, for one thread at a time; others wait."""
+    """A lake and its temporary tables, for one thread at a time; others wait.
+
+    Attributes:
+        is_stopped: whoever asked was cancelled. A thread can't be: it has to look, and to begin nothing more.
+    """
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._lock = threading.Lock()
+        self.is_stopped = False
 
     async def ask(self, function: Callable[[Lake], T]) -> T:
-        """Runs a function of the lake in a thread. Raises LakeError."""
-        return await asyncio.to_thread(self._run, function)
+        """Runs a function of the lake in a thread; the statement at which it is ends if this is cancelled.
+
+        Raises:
+            LakeError: so says the function.
+        """
+        try:
+            return await asyncio.to_thread(self._run, function)
+        except asyncio.CancelledError:
+            self.is_stopped = True
+            self._lake.interrupt()
+            raise
 
     def _run(self, function: Callable[[Lake], T]) -> T:
         with self._lock:
@@ -57,12 +71,14 @@ class Reading:
     """Notes the raw ids of a stream's files in the lake's DuckDB.
 
     Attributes:
+        columns: of the old table: what they don't hold of a file is told.
         at_once: files read at the same time.
         tell: hears how many files were read.
         unreadable: the files of which nobody can tell which rows they have.
     """
 
     stream: Stream
+    columns: tuple[Column, ...]
     bucket: Bucket
     spool: Spool
     limits: Limits
@@ -118,20 +134,28 @@ class Reading:
                 slot = await held.enter_async_context(self.spool.reserve(answer.size_bytes))
                 await answer.save(slot.path)
             plan = await asyncio.to_thread(self._plan, slot)
+            first = plan
             try:
-                await self.desk.ask(lambda lake: note_ids(lake, number, plan))
+                await self.desk.ask(lambda lake: note_ids(lake, number, first))
             except StatementFailed as error:
                 if error.invalidates_instance:
                     raise
                 # What DuckDB can't read by itself is read value by value, as for a load.
                 careful = await asyncio.to_thread(self._plan, slot, careful=True)
                 await self.desk.ask(lambda lake: note_ids(lake, number, careful))
-            version = self._version(listed, answer)
-            return ReadFile(number=number, version=version, partition=listed.partition, rows=plan.rows)
+                plan = careful
+            return ReadFile(
+                number=number,
+                version=self._version(listed, answer),
+                partition=listed.partition,
+                rows=plan.rows,
+                rescued_rows=plan.rescued_rows,
+                rescued_paths=plan.rescued_paths,
+            )
 
     def _plan(self, slot: Slot, *, careful: bool = False) -> LoadPlan:
         footer = inspect(slot.path, self.limits)
-        return plan_load(slot.path, footer, self.stream.columns, work_dir=slot.work_dir, careful=careful)
+        return plan_load(slot.path, footer, self.columns, work_dir=slot.work_dir, careful=careful)
 
     def _version(self, listed: Listed, answer: Answer) -> ObjectVersion:
         return ObjectVersion(

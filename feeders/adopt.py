@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from feeders.adoption import Adoption, ReadFile
+from feeders.adoption import Adoption, Matched, ReadFile
 from feeders.append import qualified
 from feeders.apply import found_columns, plan_ddl, prepare_files, require_schema_version
 from feeders.cursors import Cursor, write_cursors
@@ -17,8 +17,8 @@ from feeders.ddl import render
 from feeders.epoch import NO_EPOCH, Epoch, raise_epoch, require_epoch
 from feeders.lake import Lake, LakeConflict, LakeFenced, StatementFailed, Transaction
 from feeders.ledger import LedgerClock, LedgerEntry, write_entries
-from feeders.old_lake import SOURCE_FILE, OldTable, has_column
-from feeders.streams import LOADER_COLUMNS, Column, Stream
+from feeders.old_lake import SOURCE_FILE, OldTable
+from feeders.streams import Column, Stream
 from feeders.tables import META_SCHEMA, STAGING_SCHEMA, Table
 from feeders.types import fold, quote_identifier
 
@@ -38,7 +38,7 @@ class Adopter:
         snapshot: at which everything was looked at. Whoever commits between makes the next transaction fail.
         instance: names this writer.
         by: who asked for it.
-        is_writer: says whether this process still has the writer's lock.
+        is_writer: says whether this process still has the writer's lock, and was not asked to stop.
     """
 
     lake: Lake
@@ -76,13 +76,17 @@ class Adopter:
 
     @contextmanager
     def _transaction(self) -> Generator[Transaction]:
-        if not self.is_writer():
-            raise LakeFenced("the writer's lock was lost: what is adopted stays; adopt again")
+        self._require_writer()
         with self.lake.transaction("adopt") as transaction:
             self._require_nobody_else(transaction)
             yield transaction
+            self._require_writer()
         [(committed,)] = self.lake.query("SELECT id FROM lakehouse.last_committed_snapshot()")
         self.snapshot = self.snapshot if committed is None else int(committed)
+
+    def _require_writer(self) -> None:
+        if not self.is_writer():
+            raise LakeFenced("the writer's lock was lost: what is adopted stays; adopt again")
 
     def _require_nobody_else(self, transaction: Transaction) -> None:
         """Asserts that what was looked at is what is there. Who commits from here on makes our COMMIT fail."""
@@ -138,7 +142,7 @@ class Adopter:
             stream=adoption.stream,
             version=file.version,
             rows=file.rows,
-            rescued_rows=0,
+            rescued_rows=adoption.matched.get(file.number, Matched()).rescued,
             action="adopted",
             found_by=FOUND_BY,
             requested_by=self.by,
@@ -171,7 +175,7 @@ def fill_source(transaction: Transaction, old: OldTable, adoption: Adoption) -> 
     """
     table = qualified(old.stream)
     columns = found_columns(transaction)[STAGING_SCHEMA, old.stream.table]
-    insert = _rewrite(old, columns)
+    insert = _rewrite(old.stream, columns)
     bounds = (
         min((file.number for file in adoption.files), default=0),
         max((file.number for file in adoption.files), default=-1),
@@ -192,18 +196,16 @@ def fill_source(transaction: Transaction, old: OldTable, adoption: Adoption) -> 
         )
 
 
-def _rewrite(old: OldTable, columns: Sequence[Column]) -> str:
-    """The INSERT of a window's rows. Of the loader's columns those are filled that the old table lacked."""
+def _rewrite(stream: Stream, columns: Sequence[Column]) -> str:
+    """The INSERT of a window's rows. A day that a row does not have is that of its file's key."""
     filled = {fold(SOURCE_FILE): "landed.key"} | {
-        fold(column.name): f"landed.{quote_identifier(column.name)}"
-        for column in LOADER_COLUMNS
-        if column.name in ("year", "month", "day") and not has_column(old.columns or (), column.name)
+        name: f"coalesce(o.{name}, landed.{name})" for name in ("year", "month", "day")
     }
     names = [quote_identifier(column.name) for column in columns]
     sources = [
         filled.get(fold(column.name), f"o.{name}") for column, name in zip(columns, names, strict=True)
     ]
-    table = qualified(old.stream)
+    table = qualified(stream)
     return (
         f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(sources)} FROM {table} AS o"
         " LEFT JOIN (SELECT m.place, f.key, f.year, f.month, f.day FROM temp.adopt_match AS m"

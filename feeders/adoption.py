@@ -1,14 +1,24 @@
 """Whether a file's rows are in an old lake's table, judged by counts. Pure; who counts is `feeders.adoption_check`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from feeders.ledger import ObjectVersion
 from feeders.streams import Partition, StreamId
 
 Kind = Literal[
-    "absent", "partial", "beyond", "shared", "doubled", "no_id", "stray", "elsewhere", "unreadable", "cursor"
+    "absent",
+    "partial",
+    "beyond",
+    "shared",
+    "doubled",
+    "no_id",
+    "stray",
+    "elsewhere",
+    "unreadable",
+    "cursor",
+    "lacks",
 ]
 """What disagrees.
 
@@ -22,7 +32,12 @@ stray: rows that no file has.
 elsewhere: rows that say that they are of another file.
 unreadable: a file that can't be read.
 cursor: a cursor that is no key of its stream.
+lacks: values of the files for which the table has no column, and that are not in its `_rescued_data`.
 """
+
+
+MAX_PATHS = 50
+"""So many columns and fields are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +64,27 @@ class Disagreement:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadFile:
-    """A file whose raw ids were noted under its number."""
+    """A file whose raw ids were noted under its number.
+
+    Attributes:
+        rescued_rows: how many of its rows have values that the old table's columns don't hold.
+        rescued_paths: of which columns and fields.
+    """
 
     number: int
     version: ObjectVersion
     partition: Partition
     rows: int
+    rescued_rows: int = 0
+    rescued_paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """Of the rows that were matched with a file: how many say another one, and have something in `_rescued_data`."""
+
+    elsewhere: int = 0
+    rescued: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +115,16 @@ class Left:
 
 @dataclass(frozen=True, kw_only=True)
 class Adoption:
-    """What is to be written of a stream: these files, whose rows are matched; and how many were left to be loaded."""
+    """What is to be written of a stream: these files, whose rows are matched; and how many were left to be loaded.
+
+    Attributes:
+        matched: what there is to say of the files' rows, by the files' numbers.
+    """
 
     stream: StreamId
     files: tuple[ReadFile, ...]
     left: int
+    matched: Mapping[int, Matched] = field(default_factory=dict[int, Matched])
 
     @property
     def rows(self) -> int:
@@ -142,13 +177,37 @@ def judge_claims(
 
 
 def judge_sources(
-    claimed: Sequence[ReadFile], elsewhere: Mapping[int, int], *, stream: StreamId, table: str
+    claimed: Sequence[ReadFile], matched: Mapping[int, Matched], *, stream: StreamId, table: str
 ) -> list[Disagreement]:
     """Names the files of which rows say that they are of another one."""
     return [
         _disagreement("elsewhere", file, Count(there=file.rows), rows, stream, table)
         for file in claimed
-        if (rows := elsewhere.get(file.number, 0))
+        if (rows := matched.get(file.number, Matched()).elsewhere)
+    ]
+
+
+def judge_values(
+    claimed: Sequence[ReadFile], matched: Mapping[int, Matched], *, stream: StreamId, table: str
+) -> list[Disagreement]:
+    """Names the columns and fields whose values are in the files, and would be in no column of the table."""
+    lacking = [
+        (file, lost)
+        for file in claimed
+        if (lost := file.rescued_rows - matched.get(file.number, Matched()).rescued) > 0
+    ]
+    if not lacking:
+        return []
+    paths = sorted({path for file, _ in lacking for path in file.rescued_paths})
+    more = "" if len(paths) <= MAX_PATHS else f" and {len(paths) - MAX_PATHS} more"
+    return [
+        Disagreement(
+            kind="lacks",
+            stream=stream,
+            table=table,
+            rows=sum(lost for _, lost in lacking),
+            detail=f"{', '.join(paths[:MAX_PATHS])}{more} of {len(lacking)} files",
+        )
     ]
 
 

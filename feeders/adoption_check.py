@@ -8,12 +8,15 @@ read, and each of the table with its row's number. Of a stream that agrees it is
 import json
 from collections.abc import Sequence
 
-from feeders.adoption import Copies, Count, Left, ReadFile
+from feeders.adoption import Copies, Count, Left, Matched, ReadFile
 from feeders.lake import StatementFailed
-from feeders.old_lake import RAW_ID, SOURCE_FILE, OldTable, has_column, table_at
+from feeders.old_lake import RAW_ID, RESCUED, SOURCE_FILE, OldTable, has_column, table_at
 from feeders.reader import Queryable
 from feeders.schema import SOURCE, LoadPlan
-from feeders.types import quote_identifier
+from feeders.types import fold, quote_identifier
+
+FILES_MOST = 10_000
+"""So many files are told to DuckDB at once: as one text, those of a whole stream don't fit into its memory."""
 
 
 def begin_check(lake: Queryable) -> None:
@@ -29,16 +32,19 @@ def begin_stream(lake: Queryable, old: OldTable, snapshot: int) -> None:
     """Notes the rows of a stream's table."""
     lake.query("CREATE OR REPLACE TEMP TABLE adopt_ids (number INTEGER, raw_id VARCHAR)")
     lake.query(
-        "CREATE OR REPLACE TEMP TABLE adopt_staged (place BIGINT, raw_id VARCHAR, source VARCHAR, day VARCHAR)"
+        "CREATE OR REPLACE TEMP TABLE adopt_staged (place BIGINT, raw_id VARCHAR, source VARCHAR, day BIGINT,"
+        " rescued BOOLEAN)"
     )
     if not old.rows:
         return
     source = quote_identifier(SOURCE_FILE) if has_column(old.columns or (), SOURCE_FILE) else "NULL"
     has_day = all(has_column(old.columns or (), name) for name in ("year", "month", "day"))
-    day = "concat_ws('-', year, month, day)" if has_day else "NULL"
+    day = _day_of("o") if has_day else "NULL"
+    has_rescued = has_column(old.columns or (), RESCUED)
+    rescued = f"{quote_identifier(RESCUED)} IS NOT NULL" if has_rescued else "false"
     lake.query(
-        f"INSERT INTO temp.adopt_staged SELECT rowid, {quote_identifier(RAW_ID)}, {source}, {day}"
-        f" FROM {table_at(old.stream, snapshot)}"
+        f"INSERT INTO temp.adopt_staged SELECT rowid, {quote_identifier(RAW_ID)}, {source}, {day}, {rescued}"
+        f" FROM (SELECT rowid, * FROM {table_at(old.stream, snapshot)}) AS o"
     )
 
 
@@ -56,7 +62,7 @@ def note_ids(lake: Queryable, number: int, plan: LoadPlan) -> None:
     """
     if not plan.rows:
         return
-    raw_id = dict(plan.projection)[RAW_ID]
+    raw_id = next(source for name, source in plan.projection if fold(name) == fold(RAW_ID))
     [(noted,)] = lake.query(
         f"INSERT INTO temp.adopt_ids SELECT ?, ({raw_id})::VARCHAR FROM read_parquet(?,"
         f" hive_partitioning = false, union_by_name = false, binary_as_string = true) AS {SOURCE}",
@@ -68,7 +74,8 @@ def note_ids(lake: Queryable, number: int, plan: LoadPlan) -> None:
 
 def count_files(lake: Queryable, files: Sequence[ReadFile]) -> dict[int, Count]:
     """Counts the rows of each file that was noted, by its number."""
-    _note_files(lake, files)
+    for begin in range(0, len(files), FILES_MOST):
+        _note_files(lake, files[begin : begin + FILES_MOST])
     return {
         number: Count(no_id=no_id, sole=sole, sole_there=sole_there, there=there)
         for number, no_id, sole, sole_there, there in lake.query(
@@ -83,10 +90,14 @@ def count_files(lake: Queryable, files: Sequence[ReadFile]) -> dict[int, Count]:
 
 def keep_claims(lake: Queryable, claimed: Sequence[ReadFile]) -> None:
     """Forgets the raw ids of all files but these."""
-    lake.query(
-        "DELETE FROM temp.adopt_ids WHERE number NOT IN (SELECT unnest(from_json(?, '[\"INTEGER\"]')))",
-        (json.dumps([file.number for file in claimed]),),
-    )
+    lake.query("CREATE OR REPLACE TEMP TABLE adopt_kept (number INTEGER)")
+    for begin in range(0, len(claimed), FILES_MOST):
+        numbers = [file.number for file in claimed[begin : begin + FILES_MOST]]
+        lake.query(
+            "INSERT INTO temp.adopt_kept SELECT unnest(from_json(?, '[\"INTEGER\"]'))", (json.dumps(numbers),)
+        )
+    lake.query("DELETE FROM temp.adopt_ids WHERE number NOT IN (SELECT number FROM temp.adopt_kept)")
+    lake.query("DROP TABLE temp.adopt_kept")
 
 
 def count_copies(lake: Queryable) -> dict[int, Copies]:
@@ -134,48 +145,72 @@ def count_beyond(lake: Queryable) -> dict[int, int]:
     )
 
 
-def keep_match(lake: Queryable) -> dict[int, int]:
+def keep_match(lake: Queryable) -> dict[int, Matched]:
     """Keeps which row of the table is of which file.
 
-    A raw id that is there more than once is the same record in several files, or twice in one: then the rows of each
-    day are of the files of that day, and among those it makes no difference.
+    A raw id that is there more than once is the same record in several files, or twice in one. Of such rows each is
+    of the file that it says; else of one of its day; and among those that say neither it makes no difference.
 
     Returns:
-        How many rows say that they are of another file, by the number of the one that they were matched with.
+        What there is to say of the rows, by the number of the file that they were matched with.
     """
     lake.query(
-        "CREATE OR REPLACE TEMP TABLE adopt_matched AS SELECT i.number, s.place, s.source"
+        "CREATE OR REPLACE TEMP TABLE adopt_matched AS SELECT i.number, s.place, s.source, s.rescued"
         " FROM temp.adopt_staged AS s JOIN temp.adopt_ids AS i ON i.raw_id = s.raw_id"
         f" ANTI JOIN ({_copies('adopt_ids')} HAVING count(*) > 1) AS f ON f.raw_id = s.raw_id"
     )
-    lake.query(_MATCH_COPIES)
+    _match_copies(lake)
     lake.query("INSERT INTO temp.adopt_match SELECT number, place FROM temp.adopt_matched")
     found = lake.query(
-        "SELECT m.number, count(*) FROM temp.adopt_matched AS m JOIN temp.adopt_files AS f ON f.number = m.number"
-        " WHERE m.source <> f.key GROUP BY m.number"
+        "SELECT m.number, count(*) FILTER (WHERE m.source <> f.key), count(*) FILTER (WHERE m.rescued)"
+        " FROM temp.adopt_matched AS m JOIN temp.adopt_files AS f ON f.number = m.number GROUP BY m.number"
     )
     lake.query("DROP TABLE temp.adopt_matched")
-    return dict(found)
+    return {number: Matched(elsewhere=elsewhere, rescued=rescued) for number, elsewhere, rescued in found}
 
 
-_MATCH_COPIES = f"""
-INSERT INTO temp.adopt_matched
-WITH several AS ({_copies("adopt_ids")} HAVING count(*) > 1),
+def _match_copies(lake: Queryable) -> None:
+    """Matches raw ids that several rows of files have: by the file that a row says, then by its day, then in order."""
+    several = f"SEMI JOIN ({_copies('adopt_ids')} HAVING count(*) > 1) AS m ON m.raw_id"
+    lake.query(
+        "CREATE OR REPLACE TEMP TABLE adopt_filed AS SELECT row_number() OVER () AS line, i.number, i.raw_id, f.key,"
+        f" {_day_of('f')} AS day FROM temp.adopt_ids AS i JOIN temp.adopt_files AS f ON f.number = i.number"
+        f" {several} = i.raw_id"
+    )
+    lake.query(
+        f"CREATE OR REPLACE TEMP TABLE adopt_rows AS SELECT s.* FROM temp.adopt_staged AS s {several} = s.raw_id"
+    )
+    for of_file, of_row in (("key", "source"), ("day", "day"), ("0", "0")):
+        lake.query(_ONE_OF_EACH.format(of_file=of_file, of_row=of_row))
+        lake.query(
+            "INSERT INTO temp.adopt_matched SELECT number, place, source, rescued FROM temp.adopt_pairs"
+        )
+        lake.query("DELETE FROM temp.adopt_filed WHERE line IN (SELECT line FROM temp.adopt_pairs)")
+        lake.query("DELETE FROM temp.adopt_rows WHERE place IN (SELECT place FROM temp.adopt_pairs)")
+    for table in ("adopt_pairs", "adopt_filed", "adopt_rows"):
+        lake.query(f"DROP TABLE temp.{table}")
 
-filed AS (
-    SELECT i.number, i.raw_id, row_number() OVER (PARTITION BY i.raw_id ORDER BY f.day_of_key, f.key, i.number) AS nth
-    FROM (SELECT *, concat_ws('-', year, month, day) AS day_of_key FROM temp.adopt_files) AS f
-    JOIN temp.adopt_ids AS i ON i.number = f.number SEMI JOIN several ON several.raw_id = i.raw_id
+
+def _day_of(table: str) -> str:
+    """A row's day as a number, of text or numbers; NULL if a part of it is."""
+    year, month, day = (f"try_cast({table}.{name} AS BIGINT)" for name in ("year", "month", "day"))
+    return f"{year} * 10000 + {month} * 100 + {day}"
+
+
+_ONE_OF_EACH = """
+CREATE OR REPLACE TEMP TABLE adopt_pairs AS
+WITH filed AS (
+    SELECT *, {of_file} AS same, row_number() OVER (PARTITION BY raw_id, {of_file} ORDER BY day, key, line) AS nth
+    FROM temp.adopt_filed
 ),
 
 staged AS (
-    SELECT s.place, s.source, s.raw_id,
-        row_number() OVER (PARTITION BY s.raw_id ORDER BY s.day, s.source, s.place) AS nth
-    FROM temp.adopt_staged AS s SEMI JOIN several ON several.raw_id = s.raw_id
+    SELECT *, {of_row} AS same, row_number() OVER (PARTITION BY raw_id, {of_row} ORDER BY day, source, place) AS nth
+    FROM temp.adopt_rows
 )
 
-SELECT filed.number, staged.place, staged.source
-FROM filed JOIN staged ON staged.raw_id = filed.raw_id AND staged.nth = filed.nth
+SELECT filed.number, filed.line, staged.place, staged.source, staged.rescued
+FROM filed JOIN staged ON staged.raw_id = filed.raw_id AND staged.same = filed.same AND staged.nth = filed.nth
 """
 
 

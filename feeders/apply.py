@@ -16,7 +16,7 @@ from feeders.parquet_types import FileSchema
 from feeders.reader import Queryable
 from feeders.streams import Column, Stream, StreamTable
 from feeders.tables import STAGING_SCHEMA, Table
-from feeders.types import quote_identifier
+from feeders.types import fold, quote_identifier
 
 SCHEMA_VERSION = 1
 MAX_CONFLICTS = 5
@@ -236,7 +236,7 @@ def require_ledger(transaction: Transaction, tables: Iterable[Table]) -> None:
         columns = found.get((table.schema, table.name))
         if table.schema != STAGING_SCHEMA or columns is None:
             continue
-        says_source = any(column.name == "_source_file" for column in columns)
+        says_source = any(fold(column.name) == "_source_file" for column in columns)
         if has_ledger and says_source:
             continue
         if transaction.query(f"SELECT 1 FROM {table.schema}.{quote_identifier(table.name)} LIMIT 1"):

@@ -341,6 +341,12 @@ class Lake:
         if connection is not None:
             connection.close()
 
+    def interrupt(self) -> None:
+        """Makes the statement that is running, if one is, raise. Any thread."""
+        connection = self._connection
+        if connection is not None:
+            connection.interrupt()
+
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Reads outside of a transaction."""
         return run(self._opened(), sql, parameters)

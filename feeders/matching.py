@@ -98,7 +98,7 @@ def target_of_table(columns: tuple[Column, ...]) -> Struct:
         fields=tuple(
             Field(name=column.name, type=parse_type(column.type))
             for column in columns
-            if column.name not in _LOADER_NAMES
+            if fold(column.name) not in _LOADER_NAMES
         )
     )
 

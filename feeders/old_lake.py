@@ -11,12 +11,13 @@ from feeders.apply import found_columns, require_schema_version
 from feeders.ddl import diff_table
 from feeders.lake import LakeMisconfigured
 from feeders.reader import Queryable
-from feeders.streams import Column, Stream, StreamId, StreamTable
+from feeders.streams import LOADER_COLUMNS, Column, Stream, StreamId, StreamTable
 from feeders.tables import META_SCHEMA, STAGING_SCHEMA, Table
-from feeders.types import fold, quote_identifier
+from feeders.types import TypeSyntaxError, fold, parse_type, quote_identifier
 
 RAW_ID = "_airbyte_raw_id"
 SOURCE_FILE = "_source_file"
+RESCUED = "_rescued_data"
 _CURSOR_COLUMNS = ("source", "stream", "cursor_path")
 Columns = Mapping[tuple[str, str], tuple[Column, ...]]
 
@@ -59,6 +60,19 @@ class OldTable:
     def has_source(self) -> bool:
         """Says whether its rows may say which file they are from."""
         return has_column(self.columns or (), SOURCE_FILE)
+
+    @property
+    def columns_held(self) -> tuple[Column, ...]:
+        """What a file is read with: what these don't hold, the table can't have. Without rows, those of `ddl/`."""
+        if not self.rows or self.columns is None:
+            return self.stream.columns
+        ours = {fold(column.name) for column in self.stream.columns}
+        loaders = {fold(column.name) for column in LOADER_COLUMNS}
+        return tuple(
+            column
+            for column in self.columns
+            if fold(column.name) not in loaders and (fold(column.name) in ours or _is_type(column.type))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +126,15 @@ def look_at_lake(lake: Queryable, tables: Sequence[Table], streams: StreamTable,
 def has_column(columns: Iterable[Column], name: str) -> bool:
     """Says whether there is a column of this name, which DuckDB compares without case."""
     return any(fold(column.name) == fold(name) for column in columns)
+
+
+def _is_type(text: str) -> bool:
+    """Says whether a type is one that a file's column can have here; DuckDB has more."""
+    try:
+        parse_type(text)
+    except TypeSyntaxError:
+        return False
+    return True
 
 
 def table_at(stream: Stream, snapshot: int) -> str:

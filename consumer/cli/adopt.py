@@ -51,6 +51,14 @@ def adopt(
     apply: Annotated[
         bool, typer.Option("--apply", help="Write, if everything agrees; else it is only said what would be.")
     ] = False,
+    replay_later: Annotated[
+        bool,
+        typer.Option(
+            "--replay-later",
+            help="Adopt although tables lack values of the files: they are NULL until `lotus-lake replay --source …"
+            " --stream … --from … --to …`.",
+        ),
+    ] = False,
     by: Annotated[
         str | None, typer.Option(help="Who adopts, for the ledger; the login name if not given.")
     ] = None,
@@ -70,7 +78,16 @@ def adopt(
             of_streams=dict(cursor_of(definitions.streams, each) for each in cursor or []),
             of_all=None if until is None else Position(until=time_of("--until", until)),
         )
-        report = asyncio.run(run_adoption(settings, definitions, positions, by=by or whoever(), apply=apply))
+        report = asyncio.run(
+            run_adoption(
+                settings,
+                definitions,
+                positions,
+                by=by or whoever(),
+                apply=apply,
+                replay_later=replay_later,
+            )
+        )
     if as_json:
         typer.echo(json.dumps(document_of(report, limit=limit)))
     else:
@@ -114,7 +131,13 @@ def time_of(option: str, text: str) -> datetime:
 
 
 async def run_adoption(
-    settings: Settings, definitions: Definitions, positions: Positions, *, by: str, apply: bool
+    settings: Settings,
+    definitions: Definitions,
+    positions: Positions,
+    *,
+    by: str,
+    apply: bool,
+    replay_later: bool,
 ) -> Report:
     """Looks at lake and bucket, and writes if that is asked for and everything agrees.
 
@@ -131,9 +154,9 @@ async def run_adoption(
             shown.update(f"adopting: {count:,} {what}")
 
         async with AsyncExitStack() as held:
-            is_writer = await the_writer(settings, instance, held) if apply else never
+            is_held = await the_writer(settings, instance, held) if apply else never
             check = await opened(settings, definitions, positions, tell, held, instance=instance, apply=apply)
-            old, found = await check.run()
+            old, found = await replace(check, replay_later=replay_later).run()
             agrees = not any(each.disagreements for each in found)
             wanted = [(each.old, each.adoption) for each in found if each.adoption and each.adoption.files]
             if apply and agrees and wanted:
@@ -145,7 +168,7 @@ async def run_adoption(
                         snapshot=old.snapshot,
                         instance=instance,
                         by=by,
-                        is_writer=is_writer,
+                        is_writer=lambda: is_held() and not check.desk.is_stopped,
                     )
                     for each in adopter.run(wanted):
                         tell(f"files of {each.stream} adopted", len(each.files))

@@ -33,6 +33,11 @@ class Report:
         return tuple(each for found in self.found for each in found.disagreements)
 
     @property
+    def accepted(self) -> tuple[Disagreement, ...]:
+        """Values that tables lack, and which replays have to bring."""
+        return tuple(each for found in self.found for each in found.accepted)
+
+    @property
     def wanted(self) -> list[Found]:
         """The streams that are to be written, or were."""
         return [each for each in self.found if each.adoption is not None and each.adoption.files]
@@ -48,6 +53,7 @@ def document_of(report: Report, *, limit: int) -> dict[str, object]:
         "streams": [stream_json(each) for each in report.found],
         "unknown_tables": list(report.unknown),
         "disagreements": len(report.disagreements),
+        "to_replay": [disagreement_json(each) for each in report.accepted],
         "named": [disagreement_json(each) for each in report.disagreements[:limit]],
     }
 
@@ -107,8 +113,21 @@ def show(report: Report, *, limit: int) -> None:
     typer.echo("")
     for name in report.unknown:
         typer.echo(f"left alone: {plain(name)}, no file of ddl/ tells of it")
-    show_disagreements(report.disagreements, limit=limit)
+    show_disagreements([*report.disagreements, *report.accepted], limit=limit)
     typer.echo(f"{summary(report)}; {report.seconds:.1f} s")
+    show_hints(report)
+
+
+def show_hints(report: Report) -> None:
+    """What to do about what disagrees, or has to follow."""
+    for adoption in (each.adoption for each in report.found if each.accepted):
+        days = sorted(file.partition.date() for file in adoption.files) if adoption else []
+        if adoption and days:
+            typer.echo(
+                f"hint:  once `lotus-lake run` is at work: lotus-lake replay --source {adoption.stream.source}"
+                f" --stream {adoption.stream.stream} --from {days[0]} --to {days[-1]}",
+                err=True,
+            )
     misled = [
         each.stream for each in report.disagreements if each.kind in ("absent", "partial", "beyond", "cursor")
     ]
@@ -164,6 +183,11 @@ def words_of(each: Disagreement) -> str:
             return f"{each.rows:,} of its rows in {each.table} say another _source_file"
         case "unreadable":
             return f"can't be read: {plain(each.detail)}"
+        case "lacks":
+            return (
+                f"{each.rows:,} rows would lack values: it has no column for {plain(each.detail)};"
+                " --replay-later adopts them, and a replay of the stream brings the values"
+            )
         case "cursor":
             return f"the cursor of {each.stream}; {plain(each.detail)}"
 

@@ -1,6 +1,9 @@
 """`lotus-lake adopt`: an old lake whose rows are those of its files is taken over, any other is left as it is."""
 
 import json
+import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from feeders.lake import Lake
 from tests.asking import Document, command
 from tests.bucketful import Bucketful, removing_project
 from tests.exact import assert_exact
+from tests.helpers import wait_until
 from tests.landed import wait_until_loaded
 from tests.old_lakes import (
     CUSTOMERS,
@@ -29,7 +33,7 @@ from tests.old_lakes import (
     snapshot_of,
 )
 from tests.processes import consumer_process
-from tests.service import in_landing, order_key, put, put_all, running_service
+from tests.service import in_landing, order_key, parquet, put, put_all, running_service
 
 A, B, C = order_key("a"), order_key("b"), order_key("c")
 FILES = {A: ["a1", "a2"], B: ["b1", "b2", "b3"], C: ["c1"]}
@@ -267,6 +271,48 @@ def test_a_file_that_cannot_be_read_matters_only_where_its_rows_may_be_there(ten
     assert (status, stream_of(document)["adopted_files"], stream_of(document)["files_to_load"]) == (0, 2, 2)
 
 
+def test_values_that_the_table_has_no_column_for_need_a_replay(tenant: Tenant, tmp_path: Path) -> None:
+    def body(tax: float | None, raw_id: str) -> bytes:
+        return parquet([{"_airbyte_raw_id": raw_id, "id": 1, "total_tax": tax}])
+
+    put_all(tenant, {A: body(1.5, "a1"), B: body(2.5, "b1"), C: body(None, "c1")})
+    before = fill(tenant, {TABLE: ["a1", "b1", "c1"]}, cursor_at(C))
+    # C has the column and no value in it.
+    status, document = adopt(tenant, "--apply")
+    assert (status, named(document)) == (1, {("lacks", TABLE, None, 2, None, None)})
+    assert document["named"][0]["detail"] == "total_tax of 2 files"
+    assert "--replay-later" in command(tenant, "adopt").stdout
+    with lake_of(tenant) as lake:
+        assert snapshot_of(lake) == before
+    done = command(tenant, "adopt", "--apply", "--replay-later")
+    days = ("--source", "shopify", "--stream", "orders", "--from", "2026-07-04", "--to", "2026-07-04")
+    assert (done.exit_code, f"lotus-lake replay {' '.join(days)}" in done.stderr) == (0, True)
+    values = f"SELECT total_tax FROM {TABLE} ORDER BY _airbyte_raw_id"
+    with lake_of(tenant) as lake:
+        assert lake.query(values) == [(None,), (None,), (None,)]
+    with consumer_process(tenant, tmp_path / "service") as consumer:
+        dry = ("replay", *days, "--dry-run")
+        wait_until(lambda: command(tenant, *dry).exit_code == 0, timeout_s=60, what="the writer")
+        said = command(tenant, "replay", *days, "--reason", "tax")
+        assert said.exit_code == 0, said.output
+        assert consumer.terminate() == 0, consumer.tail()
+    with lake_of(tenant) as lake:
+        assert lake.query(values) == [(1.5,), (2.5,), (None,)]
+
+
+def test_values_that_the_old_table_rescued_are_there(tenant: Tenant) -> None:
+    put(tenant, A, parquet([{"_airbyte_raw_id": "a1", "id": 1, "vat": 7}]))
+    with lake_of(tenant) as lake:
+        make_old(lake, {TABLE: ["a1"]}, cursor_at(A))
+        lake.query(f"ALTER TABLE {TABLE} ADD COLUMN _rescued_data JSON")
+    assert named(adopt(tenant)[1]) == {("lacks", TABLE, None, 1, None, None)}
+    with lake_of(tenant) as lake:
+        lake.query(f"UPDATE {TABLE} SET _rescued_data = ?", ('{"vat": 7}',))
+    assert adopt(tenant, "--apply")[0] == 0
+    with lake_of(tenant) as lake:
+        assert lake.query("SELECT rows, rescued_rows FROM meta.feeder_files") == [(1, 1)]
+
+
 def test_without_a_cursor_the_rows_tell(tenant: Tenant) -> None:
     # A record of a file that was loaded comes once more in one that was not.
     land(tenant, FILES | {C: ["a1", "c1"]})
@@ -308,6 +354,39 @@ def test_a_record_of_two_days_is_matched_by_its_day(tenant: Tenant) -> None:
             (A, "04"),
             (other, "05"),
         ]
+
+
+def test_a_row_without_a_day_takes_no_other_rows_file(tenant: Tenant) -> None:
+    """The copy that says its day is of that day's file; the other one gets its file's day."""
+    flat = "raw/shopify/orders/2026_07_05_1_1.parquet"
+    land(tenant, {A: ["a1"], flat: ["a1"]})
+    with lake_of(tenant) as lake:
+        make_old(lake, {TABLE: []}, {})
+        add_rows(lake, TABLE, ["a1"])
+        lake.query(f"UPDATE {TABLE} SET year = NULL, month = NULL, day = NULL, id = 7")
+        add_rows(lake, TABLE, ["a1"])
+    assert adopt(tenant, "--apply", "--until", "2099-01-01T00:00Z")[0] == 0
+    with lake_of(tenant) as lake:
+        assert lake.query(f"SELECT _source_file, year, month, day, id FROM {TABLE} ORDER BY day") == [
+            (A, 2026, "07", "04", 1),
+            (flat, 2026, "07", "05", 7),
+        ]
+
+
+def test_a_copy_that_says_its_file_is_of_that_file(tenant: Tenant) -> None:
+    land(tenant, {A: ["a1"], B: ["a1"]})
+    with lake_of(tenant) as lake:
+        make_old(lake, {TABLE: ["a1", "a1"]}, cursor_at(B))
+        lake.query(f"ALTER TABLE {TABLE} ADD COLUMN _source_file VARCHAR")
+        for column in ("year", "month", "day"):
+            lake.query(f"ALTER TABLE {TABLE} DROP COLUMN {column}")
+        [(first,)] = lake.query(f"SELECT min(rowid) FROM {TABLE}")
+        # A row that sorts before the one that says nothing, and is of the file that sorts after the other.
+        lake.query(f"UPDATE {TABLE} SET _source_file = ?, id = 7 WHERE rowid = ?", (B, first))
+    status, document = adopt(tenant, "--apply")
+    assert (status, named(document)) == (0, set())
+    with lake_of(tenant) as lake:
+        assert lake.query(f"SELECT _source_file, id FROM {TABLE} ORDER BY 1") == [(A, 1), (B, 7)]
 
 
 def test_positions_from_the_command_line(tenant: Tenant) -> None:
@@ -371,6 +450,36 @@ def test_an_adoption_that_ends_between_two_streams_goes_on(
     assert command(tenant, "ddl", "apply").exit_code == 0
 
 
+def test_an_interrupt_lets_no_further_stream_be_adopted(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(tenant, FILES | {CUSTOMER: ["k1"]})
+    fill(tenant, {TABLE: AB, CUSTOMERS: ["k1"]}, cursor_at(B) | {"shopify.customers": CUSTOMER})
+    points: list[str] = []
+    interrupted = threading.Event()
+
+    def stop(point: str) -> None:
+        points.append(point)
+        if (
+            points.count("committed") == 4 and point == "committed"
+        ):  # the tables of meta, the term, the ledger, the first stream
+            os.kill(os.getpid(), signal.SIGINT)
+            interrupted.wait(20)
+
+    def interrupt(lake: Lake) -> None:
+        del lake
+        interrupted.set()
+
+    monkeypatch.setattr(Lake, "interrupt", interrupt)
+    fault.arm(stop)
+    try:
+        assert command(tenant, "adopt", "--apply").exit_code != 0
+    finally:
+        fault.arm(None)
+    with lake_of(tenant) as lake:
+        assert lake.query("SELECT DISTINCT stream FROM meta.feeder_files") == [("customers",)]
+
+
 @pytest.mark.parametrize("moment", ["before", "within"])
 def test_a_program_that_still_writes_keeps_it_from_being_adopted(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -427,6 +536,18 @@ def test_a_lost_ledger_comes_back_from_rows_that_say_their_file(tenant: Tenant) 
     with lake_of(tenant) as lake:
         assert sources(lake) == rows_of({A: FILES[A], B: FILES[B]})
         assert [key for key, *_ in ledger(lake)] == [A, B]
+
+
+def test_a_column_of_another_case_says_the_file_too(tenant: Tenant) -> None:
+    land(tenant, {A: FILES[A]})
+    with lake_of(tenant) as lake:
+        make_old(lake, {TABLE: FILES[A]}, cursor_at(A))
+        lake.query(f"ALTER TABLE {TABLE} ADD COLUMN _Source_File VARCHAR")
+    assert adopt(tenant, "--apply")[0] == 0
+    done = command(tenant, "ddl", "apply")
+    assert done.exit_code == 0, done.output
+    with lake_of(tenant) as lake:
+        assert sources(lake) == rows_of({A: FILES[A]})
 
 
 def test_cursors_of_another_shape_are_refused(tenant: Tenant) -> None:
