@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from consumer.adopt_read import Desk, Listed, Reading
+from consumer.adopt_read import Desk, Listed, Reading, patiently
 from consumer.objects import Bucket
 from consumer.spool import Spool
 from feeders import adoption_check as books
@@ -112,7 +112,7 @@ class Check:
             return Found(old=old, position=position)
         if (wrong := wrong_position(old, position)) is not None:
             return Found(old=old, position=position, disagreements=(wrong,))
-        listed = [each async for each in self._list(old.stream)]
+        listed = await patiently(lambda: self._listed(old.stream))
         await self.desk.ask(lambda lake: books.begin_stream(lake, old, snapshot))
         adoption, disagreements = await self._compare(old, position, listed, number)
         accepted: list[Disagreement] = []
@@ -131,6 +131,9 @@ class Check:
             disagreements=tuple(disagreements),
             accepted=tuple(accepted),
         )
+
+    async def _listed(self, stream: Stream) -> list[Listed]:
+        return [each async for each in self._list(stream)]
 
     async def _list(self, stream: Stream) -> AsyncIterator[Listed]:
         seen = 0

@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from consumer.errors import NotFound
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from consumer.errors import NeedsMending, NotFound, Unavailable
 from consumer.objects import Answer, Bucket, ListedObject
 from consumer.spool import Slot, Spool
 from consumer.tasks import run_together
@@ -22,6 +24,23 @@ from feeders.schema import LoadPlan, plan_load
 from feeders.streams import Column, Partition, Stream
 
 T = TypeVar("T")
+TRIES = 8
+"""Half a minute: no queue brings a file again."""
+
+
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """Calls again while a dependency does not answer, some times. Raises Unavailable, and at once NeedsMending."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception(
+            lambda error: isinstance(error, Unavailable) and not isinstance(error, NeedsMending)
+        ),
+        wait=wait_exponential_jitter(multiplier=0.2, max=10),
+        stop=stop_after_attempt(TRIES),
+        reraise=True,
+    ):
+        with attempt:
+            return await call()
+    raise AssertionError("the last try returns or raises")
 
 
 class Desk:
@@ -107,7 +126,8 @@ class Reading:
 
     async def _read(self, number: int, listed: Listed) -> ReadFile | None:
         try:
-            return await self._note(number, listed)
+            # S3 can be silent only before anything is noted.
+            return await patiently(lambda: self._note(number, listed))
         except NotFound:
             return None
         except BadFile as error:

@@ -69,6 +69,8 @@ def note_ids(lake: Queryable, number: int, plan: LoadPlan) -> None:
         (number, str(plan.path)),
     )
     if noted != plan.rows:
+        # It is read once more, with care.
+        lake.query("DELETE FROM temp.adopt_ids WHERE number = ?", (number,))
         raise StatementFailed("RowCount", f"the file gave {noted} rows, its footer claims {plan.rows}")
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from consumer.embedded.identity import Tenant
+from consumer.errors import Unavailable
 from consumer.landing.generate import Landing
+from consumer.objects import Answer
 from feeders import fault
 from feeders.adopt import Adopter
 from feeders.lake import Lake
@@ -321,6 +323,22 @@ def test_without_a_cursor_the_rows_tell(tenant: Tenant) -> None:
     assert (status, stream_of(document)["cursor"], stream_of(document)["adopted_files"]) == (0, None, 2)
     with lake_of(tenant) as lake:
         assert sources(lake) == rows_of({A: FILES[A], B: FILES[B]})
+
+
+def test_a_moment_without_s3_is_waited_for(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    land(tenant, FILES)
+    fill(tenant, {TABLE: AB}, cursor_at(B))
+    save, failed = Answer.save, list[Path]()
+
+    async def fail_once(answer: Answer, path: Path) -> None:
+        if not failed:
+            failed.append(path)
+            raise Unavailable("s3", "for a moment")
+        await save(answer, path)
+
+    monkeypatch.setattr(Answer, "save", fail_once)
+    status, document = adopt(tenant)
+    assert (status, stream_of(document)["adopted_rows"], len(failed)) == (0, 5, 1)
 
 
 def test_a_copy_of_a_file_needs_a_cursor(tenant: Tenant) -> None:
