@@ -79,8 +79,7 @@ class Service:
         log.info("stopped")
 
     async def _stand_for_election(self, definitions: Definitions, board: Board) -> None:
-        self.state.role = "standby"
-        self.state.note("catalog: not asked yet")
+        self.state.stand_by("catalog: not asked yet")
         election = Election(
             self.settings.catalog, self.instance, idle_session_timeout_s=self.settings.lock_timeout_s
         )

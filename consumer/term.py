@@ -81,6 +81,12 @@ class State:
     terms: int = 0
     drain_until: float = 0.0
 
+    def stand_by(self, reason: str) -> None:
+        """Begins to wait for the lock, for a reason that is noted; what troubled the last term is over with it."""
+        self.role = "standby"
+        self.troubles.clear()
+        self.note(reason)
+
     def note(self, reason: str | None) -> None:
         """Notes what is waited for; None when it came."""
         self.waiting_for = reason
@@ -398,8 +404,7 @@ class Term:
         }
         self.state.role = "writer"
         self.state.writer_since = datetime.now(UTC)
-        self.state.waiting_for = None
-        self.state.troubles.clear()
+        self.state.note(None)
         self.metrics.is_writer.set(1)
         try:
             await asyncio.wait({*ends, pulling, *ingress}, return_when=asyncio.FIRST_COMPLETED)

@@ -16,7 +16,7 @@ from tests.helpers import wait_until
 from tests.lakes import definitions, lake_config, one
 from tests.landed import Bucketful, assert_exact, dead_letters, wait_until_loaded
 from tests.processes import ConsumerProcess, consumer_process
-from tests.service import running_service
+from tests.service import WORK_TIMEOUT_S, running_service
 
 ARMED = str(Path(__file__).parent.parent / "faults" / "armed.py")
 DAY = "raw/shopify/orders/year=2026/month=07/day=04"
@@ -170,3 +170,22 @@ def all_tables(tenant: Tenant) -> dict[str, list[Row]]:
         return contents
     finally:
         lake.close()
+
+
+def test_what_troubled_a_term_is_over_with_it(stack: Stack, tenant: Tenant) -> None:
+    """A standby does not use what gave trouble, and the next term has seen none."""
+    with running_service(tenant) as service:
+        state = service.service.state
+        state.note_trouble("s3", "no answer")
+        with stack.connect() as connection:
+            ended = connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = %s AND application_name LIKE 'lotus-lake:lock:%%'",
+                (tenant.catalog.database,),
+            ).fetchall()
+        assert ended == [(True,)]
+        wait_until(
+            lambda: state.terms == 2 and state.not_ready is None,
+            timeout_s=WORK_TIMEOUT_S,
+            what="a second term that is well",
+        )
